@@ -1,0 +1,314 @@
+"""The event catalogue: every fact the system records, and the envelope it travels in.
+
+Events are frozen. Only add fields, each with a default; a break takes a new `version` and an upcaster in
+`shared/upcasters.py`. tests/golden keeps one encoded file of every version that was ever written.
+"""
+
+from datetime import datetime
+from typing import Any, ClassVar, Literal
+
+import msgspec
+
+from shared.faults import UnknownEvent
+from shared.ids import derive_id
+from shared.upcasters import upcast
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of all facts. `version` is the schema version that this code writes; `key` names the fields that tell one
+    such fact from another, from which the event id is derived.
+    """
+
+    version: ClassVar[int] = 1
+    key: ClassVar[tuple[str, ...]]
+
+    @property
+    def id(self) -> str:
+        """Derived: the same fact always has the same id, whoever writes it and however often."""
+        return derive_id(type(self).__name__, *(getattr(self, field) for field in self.key))
+
+
+class Payment(msgspec.Struct, frozen=True, kw_only=True):
+    """What was paid for a submission. In unpaid local mode the amount is 0 and the reference is derived."""
+
+    reference: str
+    amount_rao: int
+
+
+class SubmissionPaid(Event, frozen=True, kw_only=True):
+    """A miner's code was accepted and paid for. The code itself is in the artifact store."""
+
+    key: ClassVar[tuple[str, ...]] = ("submission_id",)
+    submission_id: str
+    miner_hotkey: str
+    miner_uid: int | None
+    code_sha256: str
+    code_bytes: int
+    payment: Payment
+
+
+class EvalRequested(Event, frozen=True, kw_only=True):
+    """Evaluate this submission under these hparams (an artifact, by its sha256)."""
+
+    key: ClassVar[tuple[str, ...]] = ("evaluation_id",)
+    submission_id: str
+    evaluation_id: str
+    code_sha256: str
+    hparams_sha256: str
+    runs: int
+    """How many runs must pass before the submission is ranked."""
+    reason: Literal["submitted", "retest"] = "submitted"
+
+
+class EvaluationStarted(Event, frozen=True, kw_only=True):
+    """An evaluator took the evaluation. `attempt` is its fencing token: only the latest attempt may report."""
+
+    key: ClassVar[tuple[str, ...]] = ("evaluation_id", "attempt")
+    submission_id: str
+    evaluation_id: str
+    attempt: int
+    evaluator: str
+    """Hotkey of the validator that measures it; "local" without a wallet."""
+    sandbox: Literal["docker", "process"]
+
+
+class Phases(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the time of one run went, by the controller's clock, nanoseconds. `timed` is what is scored."""
+
+    start_ns: int = 0
+    """From asking for the sandbox until the runner connected."""
+    prepare_ns: int = 0
+    """Import, model, warm-up. Capped, not scored."""
+    train_ns: int = 0
+    """First byte of fresh data sent until the runner said that the submission returned."""
+    evidence_ns: int = 0
+    """Nonce sent until the last byte of evidence arrived. Part of the scored time."""
+
+
+class Machine(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run was measured on."""
+
+    hostname: str
+    accelerator: str
+    cpus: tuple[int, ...]
+    """Host CPU numbers that the sandbox was pinned to; empty when it was not pinned."""
+    sandbox: Literal["docker", "process"]
+    image: str
+    """Image digest, or the Python and torch versions of a `process` sandbox."""
+
+
+class RunCompleted(Event, frozen=True, kw_only=True):
+    """One run of a submission ended: measured (`failure` is None), or failed by the miner's own fault."""
+
+    key: ClassVar[tuple[str, ...]] = ("run_id", "attempt")
+    submission_id: str
+    evaluation_id: str
+    run_id: str
+    run_index: int
+    attempt: int
+    hparams_sha256: str
+    failure: str | None
+    """A `Failure` code, or None when the run produced evidence to judge."""
+    detail: str
+    evaluator: str
+    """Hotkey of the validator that measured it; "local" without a wallet."""
+    tokens: int
+    """Tokens that the controller handed out."""
+    elapsed_ns: int
+    tokens_per_second: float
+    phases: Phases
+    seed: int
+    """Of the fresh data. Drawn by the controller, never sent to the sandbox."""
+    nonce: str
+    """Hex. Revealed to the sandbox only after the submission had returned."""
+    evidence_sha256: str | None
+    reference_sha256: str | None
+    log_tail: str
+    machine: Machine
+
+
+class Check(msgspec.Struct, frozen=True, kw_only=True):
+    """One measured distance against its threshold; `margin` is threshold - value, negative when it failed."""
+
+    name: str
+    value: float | None
+    """None when the value was not finite: NaN never passes a comparison here."""
+    threshold: float
+    margin: float | None
+    passed: bool
+    detail: str = ""
+
+
+class Verified(Event, frozen=True, kw_only=True):
+    """The verdict on one run, with every check."""
+
+    key: ClassVar[tuple[str, ...]] = ("run_id",)
+    submission_id: str
+    evaluation_id: str
+    run_id: str
+    run_index: int
+    failure: str | None
+    """None when the run passed."""
+    detail: str
+    checks: tuple[Check, ...]
+    tokens_per_second: float
+
+
+class EvaluationAbandoned(Event, frozen=True, kw_only=True):
+    """Given up for the validator's own fault, after retries. Never blamed on the miner."""
+
+    key: ClassVar[tuple[str, ...]] = ("evaluation_id",)
+    submission_id: str
+    evaluation_id: str
+    detail: str
+    deliveries: int
+
+
+class Standing(msgspec.Struct, frozen=True, kw_only=True):
+    """One ranked submission. `score` is the mean tokens per second of its passed runs."""
+
+    rank: int
+    submission_id: str
+    miner_hotkey: str
+    miner_uid: int | None
+    score: float
+    submitted_sequence: int
+    """Stream sequence of its SubmissionPaid: the earlier wins a tie."""
+
+
+class LeaderboardChanged(Event, frozen=True, kw_only=True):
+    """A submission was ranked. The whole standing is the fold of all verdicts; this carries its head."""
+
+    key: ClassVar[tuple[str, ...]] = ("competition", "cause_sequence")
+    competition: str
+    """The hparams' sha256: scores under different hparams are never compared."""
+    cause_sequence: int
+    """Stream sequence of the Verified that completed the entry."""
+    entry: Standing
+    ranked: int
+    """How many submissions are ranked now."""
+    top: tuple[Standing, ...]
+    """The first `TOP_ROWS` rows, leader first."""
+
+
+class WeightsSet(Event, frozen=True, kw_only=True):
+    """What was sent to the chain in one interval, why, and what the chain answered."""
+
+    key: ClassVar[tuple[str, ...]] = ("netuid", "interval")
+    netuid: int
+    interval: int
+    """Number of the interval: floor(unix time / interval length)."""
+    interval_seconds: int
+    reason: Literal["leader", "burn_no_leader", "nothing_to_set"]
+    hotkey: str | None
+    uid: int | None
+    weight: float
+    leader_submission_id: str | None
+    outcome: Literal["no_chain"]
+    detail: str
+
+
+class MessageDeadLettered(Event, frozen=True, kw_only=True):
+    """A message that a consumer gave up on: it was poison, or it failed on every delivery."""
+
+    key: ClassVar[tuple[str, ...]] = ("consumer", "sequence")
+    consumer: str
+    sequence: int
+    subject: str
+    deliveries: int
+    error: str
+
+
+CATALOGUE: dict[str, type[Event]] = {
+    kind.__name__: kind
+    for kind in (
+        SubmissionPaid,
+        EvalRequested,
+        EvaluationStarted,
+        RunCompleted,
+        Verified,
+        EvaluationAbandoned,
+        LeaderboardChanged,
+        WeightsSet,
+        MessageDeadLettered,
+    )
+}
+
+TOP_ROWS = 10
+
+
+class Envelope(msgspec.Struct, frozen=True, kw_only=True):
+    """What every event carries besides its own data."""
+
+    id: str
+    """Derived from cause and type; also the Nats-Msg-Id, so a repeated publish is recognised."""
+    type: str
+    version: int
+    time: datetime
+    producer: str
+    causation_id: str | None
+    """The event that led to this one; None for what came from outside."""
+    correlation_id: str
+    """The submission (or other aggregate) whose story this belongs to."""
+    data: Event
+
+
+class Recorded(msgspec.Struct, frozen=True, kw_only=True):
+    """An envelope with its place in the stream."""
+
+    sequence: int
+    subject: str
+    envelope: Envelope
+
+    @property
+    def event(self) -> Event:
+        return self.envelope.data
+
+
+class _Wire(msgspec.Struct, frozen=True, kw_only=True):
+    id: str
+    type: str
+    version: int
+    time: datetime
+    producer: str
+    causation_id: str | None
+    correlation_id: str
+    data: msgspec.Raw
+
+
+_wire = msgspec.json.Decoder(_Wire)
+_decoders = {name: msgspec.json.Decoder(kind) for name, kind in CATALOGUE.items()}
+_encoder = msgspec.json.Encoder()
+
+
+def encode(envelope: Envelope) -> bytes:
+    """JSON bytes, field order fixed by the declarations above."""
+    return _encoder.encode(envelope)
+
+
+def decode(raw: bytes) -> Envelope:
+    """Decode and upcast to the current version.
+
+    Raises:
+        UnknownEvent: no such type, or a version above ours, or one below it without an upcaster.
+        msgspec.MsgspecError: the bytes are not such an envelope.
+    """
+    wire = _wire.decode(raw)
+    kind = CATALOGUE.get(wire.type)
+    if kind is None:
+        raise UnknownEvent(f"unknown event type {wire.type!r} (version {wire.version})")
+    if wire.version == kind.version:
+        data = _decoders[wire.type].decode(wire.data)
+    else:
+        fields: dict[str, Any] = msgspec.json.decode(wire.data)
+        data = msgspec.convert(upcast(wire.type, wire.version, fields, to=kind.version), kind)
+    return Envelope(
+        id=wire.id,
+        type=wire.type,
+        version=kind.version,
+        time=wire.time,
+        producer=wire.producer,
+        causation_id=wire.causation_id,
+        correlation_id=wire.correlation_id,
+        data=data,
+    )
