@@ -63,12 +63,14 @@ class EvalRequested(Event, frozen=True, kw_only=True):
 class EvaluationStarted(Event, frozen=True, kw_only=True):
     """An evaluator took the evaluation. `attempt` is its fencing token: only the latest attempt may report."""
 
-    key: ClassVar[tuple[str, ...]] = ("evaluation_id", "attempt")
+    key: ClassVar[tuple[str, ...]] = ("evaluation_id", "attempt", "instance")
     submission_id: str
     evaluation_id: str
     attempt: int
     evaluator: str
     """Hotkey of the validator that measures it; "local" without a wallet."""
+    instance: str
+    """Unique to one process life. Part of the id: two evaluators that claim the same attempt are two facts."""
     sandbox: Literal["docker", "process"]
 
 
