@@ -1,1 +1,1 @@
-"""What runs inside the sandbox, and the wire protocol to it. Standard library, numpy and torch only; no service is known here."""
+"""What runs inside the sandbox, and the wire protocol to it. It knows no service: stdlib, numpy and torch only."""

@@ -145,6 +145,14 @@ class Hparams(_Section, frozen=True, kw_only=True):
     sandbox: Sandbox
     economy: Economy
 
+    @property
+    def sketch_length(self) -> int:
+        """Numbers in one sketch of all trained tensors; sandbox/evidence.py makes it, and a test compares."""
+        model, rows = self.model, self.evidence.sketch_rows
+        by_width, by_hidden = (min(self.evidence.sketch_columns, size) for size in (model.width, model.hidden))
+        block = rows * (4 * by_width + 2 * by_width + by_hidden + 2)
+        return rows * by_width + model.layers * block + rows
+
     def encode(self) -> bytes:
         """The canonical bytes: compact JSON, keys sorted. What is stored as an artifact and hashed."""
         return msgspec.json.encode(self, order="sorted")

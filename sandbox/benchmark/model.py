@@ -95,8 +95,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attention(self.attention_norm(x))
-        x = x + self.feed_forward(self.feed_forward_norm(x))
-        return x
+        out: Tensor = x + self.feed_forward(self.feed_forward_norm(x))
+        return out
 
 
 class Decoder(nn.Module):

@@ -1,0 +1,307 @@
+"""The shim around a submission, inside the sandbox: no clock, no seed, no verdict. Nothing it says is believed.
+
+It answers the controller's frames (sandbox/protocol.py): imports the submission, warms it up, restores the model,
+runs it on fresh data, then computes the evidence that a nonce asks for. Everything here can be tampered with by the
+submission it runs, and nothing here relies on that not happening.
+"""
+
+import contextlib
+import gc
+import importlib.util
+import math
+import operator
+import os
+import socket
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from sandbox import protocol
+from sandbox.protocol import Failed, Kind, Loss, Returned, Stage
+
+if TYPE_CHECKING:
+    import torch
+
+    from sandbox.benchmark.model import Decoder, ModelConfig
+    from sandbox.evidence import EvidenceConfig
+
+FROM_CONTROLLER = (0, 2**40)
+"""The controller is trusted, so its frames are not capped tightly."""
+
+
+class MalformedOutput(Exception):
+    """The submission's result is not what inner_steps must return."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What PREPARE asks for."""
+
+    model: "ModelConfig"
+    optimizer: dict[str, Any]
+    evidence: "EvidenceConfig"
+    num_steps: int
+    batch_size: int
+    sequence_length: int
+    warmup_steps: int
+    threads: int
+    device: str
+    is_reference: bool
+
+
+class Channel:
+    """The runner's end of the socket."""
+
+    def __init__(self, path: str) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.connect(path)
+
+    def send(self, kind: Kind, *parts: bytes | memoryview) -> None:
+        """Send a frame whose payload is the concatenation of the parts."""
+        length = sum(len(part) for part in parts)
+        self._socket.sendall(protocol.HEADER.pack(protocol.MAGIC, protocol.VERSION, kind, 0, length))
+        for part in parts:
+            self._socket.sendall(part)
+
+    def receive(self, kind: Kind) -> bytearray:
+        """Wait for the next frame, which must be of this kind."""
+        return protocol.read_frame(self._read, {kind: FROM_CONTROLLER})[1]
+
+    def fail(self, stage: Stage, loss: Loss, message: str) -> NoReturn:
+        """Tell why the run is lost, and end this process without running anything more of the submission's."""
+        with contextlib.suppress(OSError):
+            self.send(Kind.FAILED, protocol.pack_failed(Failed(stage=stage, loss=loss, message=message)))
+        sys.stderr.flush()
+        os._exit(1)
+
+    def _read(self, count: int) -> bytearray:
+        buffer = bytearray(count)
+        view = memoryview(buffer)
+        while view:
+            received = self._socket.recv_into(view)
+            if received == 0:
+                raise protocol.ChannelClosed
+            view = view[received:]
+        return buffer
+
+
+def main(socket_path: str) -> None:
+    """One run, from HELLO to EVIDENCE or FAILED."""
+    _detach_standard_streams()
+    channel = Channel(socket_path)
+    channel.send(Kind.HELLO)
+    payload, source = protocol.unpack_prepare(channel.receive(Kind.PREPARE))
+    try:
+        session = _Session(_job(payload))
+    except Exception:  # noqa: BLE001 - no code of the submission has run: whatever this is, it is ours
+        channel.fail(Stage.IMPORT, Loss.RUNNER_FAULT, traceback.format_exc())
+    with _failing_as(channel, Stage.IMPORT):
+        submission = _load(source)
+    with _failing_as(channel, Stage.WARMUP):
+        session.warm_up(submission)
+    channel.send(Kind.READY)
+    tokens = channel.receive(Kind.START)
+    with _failing_as(channel, Stage.TRAIN):
+        result = session.train(submission, tokens)
+        returned = session.check(result)
+    channel.send(Kind.RETURNED, protocol.pack_returned(returned))
+    nonce = bytes(channel.receive(Kind.REVEAL))
+    with _failing_as(channel, Stage.EVIDENCE):
+        parts = session.evidence(result, nonce)
+    channel.send(Kind.EVIDENCE, *parts)
+    sys.stderr.flush()
+    os._exit(0)
+
+
+class _Session:
+    """Model, optimizer and what is needed to restore and to judge them. torch is imported here, after HELLO."""
+
+    def __init__(self, job: Job) -> None:
+        import torch  # noqa: PLC0415 - the controller waits for HELLO, not for torch
+
+        from sandbox.benchmark.model import build_model  # noqa: PLC0415
+
+        torch.set_num_threads(job.threads)
+        self.job = job
+        self.device = torch.device(job.device)
+        self.model: Decoder = build_model(job.model, self.device)
+        self.parameters = dict(self.model.named_parameters())
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), **job.optimizer)
+        self.initial = [parameter.detach().clone() for parameter in self.parameters.values()]
+        self.previous: list[torch.Tensor] | None = None
+
+    def warm_up(self, submission: ModuleType) -> None:
+        """One call on throw-away data, so that compilation is not timed; then everything is put back as it was."""
+        import torch  # noqa: PLC0415
+
+        states = (torch.get_rng_state(), torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [])
+        shape = (self.job.batch_size, self.job.sequence_length)
+        batches = [torch.randint(0, self.job.model.vocab_size, shape) for _ in range(self.job.warmup_steps)]
+        result = self._call(submission, batches)
+        self.check(result)
+        self.evidence(result, nonce=b"warm-up")  # so that no library is loaded while the clock runs
+        del result
+        with torch.no_grad():
+            for parameter, initial in zip(self.parameters.values(), self.initial, strict=True):
+                parameter.copy_(initial)
+                parameter.grad = None
+            for state in self.optimizer.state.values():
+                for value in state.values():
+                    if isinstance(value, torch.Tensor):
+                        value.zero_()
+        torch.set_rng_state(states[0])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state_all(states[1])
+            torch.cuda.synchronize()
+        if not self.job.is_reference:
+            self.initial.clear()
+        gc.collect()
+
+    def train(self, submission: ModuleType, payload: bytearray) -> Any:
+        """The scored call. The reference stops before its last step to keep the parameters, then takes it."""
+        import torch  # noqa: PLC0415
+
+        shape = (self.job.num_steps, self.job.batch_size, self.job.sequence_length)
+        batches = torch.frombuffer(payload, dtype=torch.uint16).reshape(shape).to(torch.int64).unbind()
+        if not self.job.is_reference:
+            return self._call(submission, batches)
+        first = self._call(submission, batches[:-1])
+        self.previous = [parameter.detach().clone() for parameter in self.parameters.values()]
+        result = self._call(submission, batches[-1:])
+        result.total_tokens += first.total_tokens
+        return result
+
+    def check(self, result: Any) -> Returned:
+        """What the controller is told about a result, once its form allows evidence to be taken from it.
+
+        Raises:
+            MalformedOutput: an attribute is missing, or of the wrong type or shape.
+        """
+        import torch  # noqa: PLC0415
+
+        for name in ("final_logits", "total_tokens", "final_loss"):
+            if not hasattr(result, name):
+                raise MalformedOutput(
+                    f"inner_steps returned {type(result).__name__} without {name}; "
+                    "return final_logits, total_tokens and final_loss"
+                )
+        logits = result.final_logits
+        if type(logits) is not torch.Tensor:
+            raise MalformedOutput(f"final_logits is {type(logits).__name__}; it must be a plain torch.Tensor")
+        expected = (self.job.batch_size, self.job.sequence_length - 1, self.job.model.vocab_size)
+        if tuple(logits.shape) != expected or logits.dtype != torch.float32:
+            raise MalformedOutput(
+                f"final_logits is {tuple(logits.shape)} {logits.dtype}; it must be {expected} torch.float32: "
+                "all logits of the last forward pass, converted with .float()"
+            )
+        return Returned(
+            total_tokens=_as_int64(result.total_tokens),
+            final_loss=_as_float(result.final_loss),
+            dtype=str(logits.dtype).removeprefix("torch."),
+            shape=tuple(logits.shape),
+        )
+
+    def evidence(self, result: Any, nonce: bytes) -> list[bytes]:
+        """Payload of EVIDENCE, little-endian: picked logits, probe logits (float32), sketches (float64)."""
+        from sandbox import evidence  # noqa: PLC0415
+
+        job = self.job
+        logits = evidence.picked_logits(result.final_logits.detach(), job.evidence.logit_positions, nonce)
+        probe = evidence.probe_logits(
+            job.model,
+            {name: parameter.detach() for name, parameter in self.parameters.items()},
+            length=job.sequence_length,
+            count=job.evidence.probe_positions,
+            nonce=nonce,
+            device=self.device,
+        )
+        tensors: list[Sequence[torch.Tensor]] = [list(self.parameters.values())]
+        if self.previous is not None:
+            tensors += [self.initial, self.previous]
+        rows, columns = job.evidence.sketch_rows, job.evidence.sketch_columns
+        sketches = [evidence.sketch(group, rows=rows, columns=columns, nonce=nonce) for group in tensors]
+        return [part.contiguous().numpy().tobytes() for part in (logits, probe, *sketches)]
+
+    def _call(self, submission: ModuleType, batches: "Sequence[torch.Tensor]") -> Any:
+        iterator: Iterator[torch.Tensor] = iter(batches)
+        return submission.inner_steps(self.model, iterator, self.optimizer, len(batches), self.device)
+
+
+def _job(payload: dict[str, Any]) -> Job:
+    from sandbox.benchmark.model import ModelConfig  # noqa: PLC0415 - imports torch
+    from sandbox.evidence import EvidenceConfig  # noqa: PLC0415
+
+    payload["model"] = ModelConfig(**payload["model"])
+    payload["evidence"] = EvidenceConfig(**payload["evidence"])
+    return Job(**payload)
+
+
+def _load(source: bytes) -> ModuleType:
+    """Import the submission from a file of its own, so that tracebacks, inspect and torch.compile find its source."""
+    path = Path(tempfile.mkdtemp(prefix="submission-")) / "train.py"
+    path.write_bytes(source)
+    spec = importlib.util.spec_from_file_location("train", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["train"] = module
+    spec.loader.exec_module(module)
+    if not callable(getattr(module, "inner_steps", None)):
+        raise MalformedOutput("the file defines no callable inner_steps")
+    return module
+
+
+def _as_int64(value: Any) -> int:
+    """An exact integer. A bool, a float or a number beyond 64 bits is no token count."""
+    if isinstance(value, bool):
+        raise MalformedOutput("total_tokens is a bool; it must be an int")
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise MalformedOutput(f"total_tokens is {type(value).__name__}; it must be an int") from None
+    if not -(2**63) <= number < 2**63:
+        raise MalformedOutput("total_tokens does not fit into 64 bits")
+    return number
+
+
+def _as_float(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise MalformedOutput(f"final_loss is {type(value).__name__}; it must be a float") from None
+    except OverflowError:
+        return math.inf
+
+
+@contextlib.contextmanager
+def _failing_as(channel: Channel, stage: Stage) -> Iterator[None]:
+    """Turn whatever the submission raises, SystemExit included, into a FAILED frame."""
+    try:
+        yield
+    except MalformedOutput as error:
+        channel.fail(stage, Loss.MALFORMED_OUTPUT, str(error))
+    except BaseException as error:  # noqa: BLE001 - the submission may raise anything
+        channel.fail(stage, Loss.OUT_OF_MEMORY if _is_out_of_memory(error) else Loss.CRASHED, traceback.format_exc())
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    import torch  # noqa: PLC0415
+
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _detach_standard_streams() -> None:
+    """Nothing to read; what is printed goes to stderr, which is only a log."""
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    os.dup2(2, 1)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

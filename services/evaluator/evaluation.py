@@ -1,0 +1,136 @@
+"""One evaluation without any server: draw the data, run the candidate, run the reference, each in a fresh sandbox.
+
+The evaluator service and a miner's local test both call this, so that both measure exactly the same way.
+"""
+
+import secrets
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from sandbox.benchmark import tokens as token_sources
+from sandbox.benchmark.tokens import ShardError, TokenSource
+from services.evaluator.controller import Clock, Measured, Run, drive
+from services.evaluator.machine import Placement
+from services.evaluator.sandbox import Provider, SandboxFault, Spec
+from shared import hparams
+from shared.admission import InvalidSubmission, check_source
+from shared.events import Phases
+from shared.faults import Failure
+from shared.hparams import Hparams
+
+NONCE_BYTES = 32
+SEED_BITS = 53
+"""So that a seed survives every JSON reader."""
+
+REFERENCE_SOURCE = Path(token_sources.__file__).with_name("reference.py")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draw:
+    """The secrets of one evaluation, shared by its runs and its reference."""
+
+    seed: int
+    nonce: bytes
+
+
+def draw() -> Draw:
+    """Fresh secrets from the operating system. Never called before the submission's code is fixed."""
+    return Draw(seed=secrets.randbits(SEED_BITS), nonce=secrets.token_bytes(NONCE_BYTES))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """Where runs take place: the machine, the sandboxes, the tokens."""
+
+    provider: Provider
+    hparams: Hparams
+    placement: Placement
+    tokens: TokenSource
+
+
+def open_bench(provider: Provider, parameters: Hparams, placement: Placement, shards: Path | None) -> Bench:
+    """Prepare the token source that the hparams name.
+
+    Raises:
+        SandboxFault: the competition's shards are not here or not right.
+    """
+    vocab_size = parameters.model.vocab_size
+    if isinstance(parameters.data, hparams.Synthetic):
+        source: TokenSource = token_sources.Synthetic(vocab_size=vocab_size)
+    elif shards is None:
+        raise SandboxFault("the hparams name token shards; set TOURNAMENT_SHARDS_DIR to the folder that holds them")
+    else:
+        expected = [(shard.name, shard.sha256) for shard in parameters.data.shards]
+        try:
+            source = token_sources.open_shards(shards, expected, vocab_size=vocab_size)
+        except ShardError as error:
+            raise SandboxFault(str(error)) from None
+    return Bench(provider=provider, hparams=parameters, placement=placement, tokens=source)
+
+
+def measure_candidate(
+    bench: Bench, source: bytes, secret: Draw, *, name: str, stop: threading.Event | None = None
+) -> Measured:
+    """One run of a submission in a fresh sandbox. An unusable file is refused before any sandbox starts.
+
+    Raises:
+        SandboxFault: the validator's own fault.
+    """
+    try:
+        check_source(source, max_bytes=bench.hparams.max_code_bytes)
+    except InvalidSubmission as error:
+        return Measured(
+            failure=Failure.INVALID_SUBMISSION,
+            detail=str(error),
+            tokens=0,
+            elapsed_ns=0,
+            phases=Phases(),
+            evidence=None,
+        )
+    return _measure(bench, source, secret, name=name, is_reference=False, stop=stop)
+
+
+def measure_reference(bench: Bench, secret: Draw, *, name: str, stop: threading.Event | None = None) -> Measured:
+    """One run of the trusted reference with the same secrets; always has evidence.
+
+    Raises:
+        SandboxFault: it failed, which is never the submission's fault.
+    """
+    source = REFERENCE_SOURCE.read_bytes()
+    measured = _measure(bench, source, secret, name=name, is_reference=True, stop=stop)
+    if measured.evidence is None:
+        raise SandboxFault(f"the reference run failed: {measured.failure}: {measured.detail}\n{measured.log_tail}")
+    return measured
+
+
+def _measure(
+    bench: Bench,
+    source: bytes,
+    secret: Draw,
+    *,
+    name: str,
+    is_reference: bool,
+    stop: threading.Event | None,
+    clock: Clock = time.perf_counter_ns,
+) -> Measured:
+    evaluation, placement = bench.hparams.evaluation, bench.placement
+    run = Run(
+        hparams=bench.hparams,
+        source=source,
+        is_reference=is_reference,
+        tokens=bench.tokens.draw(
+            secret.seed,
+            steps=evaluation.num_steps,
+            batch=evaluation.batch_size,
+            length=evaluation.sequence_length,
+        ),
+        nonce=secret.nonce,
+        threads=max(1, len(placement.cpus)),
+        device="cpu" if placement.gpu_uuid is None else "cuda",
+    )
+    spec = Spec(name=name, limits=bench.hparams.sandbox, cpus=placement.cpus, gpu_uuid=placement.gpu_uuid)
+    asked = clock()
+    with bench.provider.open(spec, evaluation.prepare_timeout_seconds) as sandbox:
+        return drive(sandbox, run, start_ns=clock() - asked, clock=clock, stop=stop or threading.Event())
