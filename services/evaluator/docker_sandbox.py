@@ -1,0 +1,265 @@
+"""The real sandbox: one locked-down container per run, removed whatever happened. It never trusts what is inside."""
+
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import docker
+import requests
+from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+from docker.types import DeviceRequest, LogConfig, Mount, Ulimit
+from docker.utils import kwargs_from_env
+from docker.utils.socket import frames_iter
+
+from services.evaluator import interior
+from services.evaluator.channel import SOCKET_NAME, listening
+from services.evaluator.log_tail import LogTail
+from services.evaluator.sandbox import LOG_TAIL_BYTES, Ended, Sandbox, SandboxFault, Spec
+from shared.logs import logger
+
+USER = "10001:10001"
+TMP_FILES = 20_000
+CHANNEL_FOLDER = "/channel"
+GPU_CAPABILITIES = [["gpu", "compute", "utility"]]
+RUNNER = ("python", *interior.COMMAND)
+OWNER_LABEL = "templar.tournament.owner"
+POLL_SECONDS = 0.02
+OOM_FLAG_SECONDS = 0.5
+KILLED_EXIT_CODE = 128 + 9
+
+ENGINE_FAILURES = (DockerException, requests.RequestException, OSError)
+"""What docker-py raises when the engine refuses, is gone, or hangs."""
+
+
+def connect() -> docker.APIClient:
+    """A client for the engine that the environment names.
+
+    Raises:
+        SandboxFault: none answers.
+    """
+    try:
+        return docker.APIClient(**kwargs_from_env(), version="auto")
+    except ENGINE_FAILURES as error:
+        raise SandboxFault(f"no Docker engine answers ({error}); install docker.io and start dockerd") from None
+
+
+def image_digest(client: docker.APIClient, image: str) -> str:
+    """The content digest of an image on this machine.
+
+    Raises:
+        SandboxFault: it is not here.
+    """
+    try:
+        digest: str = client.inspect_image(image)["Id"]  # type: ignore[no-untyped-call]
+    except ImageNotFound:
+        raise SandboxFault(f"the sandbox image {image} is not on this machine; run `just sandbox-image`") from None
+    except ENGINE_FAILURES as error:
+        raise SandboxFault(f"the Docker engine did not answer: {error}") from None
+    return digest
+
+
+def remove_orphans(client: docker.APIClient) -> list[str]:
+    """Remove sandboxes whose owner is dead, and return their names: a container outlives its owner's kill -9.
+
+    Raises:
+        SandboxFault: the engine did not answer.
+    """
+    removed = []
+    try:
+        for container in client.containers(all=True, filters={"label": OWNER_LABEL}):
+            if not _is_alive(container["Labels"][OWNER_LABEL]):
+                _remove(client, container["Id"])
+                removed.append(container["Names"][0].removeprefix("/"))
+    except ENGINE_FAILURES as error:
+        raise SandboxFault(f"the Docker engine did not answer: {error}") from None
+    return removed
+
+
+@contextlib.contextmanager
+def open_docker(
+    spec: Spec,
+    timeout_seconds: float,
+    *,
+    client: docker.APIClient,
+    image: str,
+    command: Sequence[str] = RUNNER,
+) -> Iterator[Sandbox]:
+    """Start a container and wait for its runner to connect; see `sandbox.Open`."""
+    # The log ends when the container is gone, so it is closed after that.
+    with listening() as listener, contextlib.ExitStack() as logs, contextlib.ExitStack() as stack:
+        try:
+            container = _create(client, spec, image, command, listener.folder)
+            stack.callback(_remove, client, container)
+            log = _attach(client, container, logs)
+            client.start(container)
+        except ImageNotFound:
+            raise SandboxFault(f"the sandbox image {image} is not on this machine; run `just sandbox-image`") from None
+        except ENGINE_FAILURES as error:
+            raise SandboxFault(f"the container did not start: {_explain(error)}") from error
+
+        def died() -> str | None:
+            state = _state(client, container)
+            if state["Running"]:
+                return None
+            log.finish()
+            return f"ended with exit code {state['ExitCode']} before it connected: {log.text()}"
+
+        channel = stack.enter_context(listener.accept(timeout_seconds, died))
+        yield _DockerSandbox(client, container, channel, log)
+
+
+class _DockerSandbox:
+    def __init__(self, client: docker.APIClient, container: str, channel: socket.socket, log: LogTail) -> None:
+        self.channel = channel
+        self._client = client
+        self._container = container
+        self._log = log
+        self._ended: Ended | None = None
+
+    def wait(self, timeout_seconds: float) -> Ended:
+        if self._ended is None:
+            self._ended = self._wait(time.monotonic() + timeout_seconds)
+            self._log.finish()
+        return self._ended
+
+    def log_tail(self) -> str:
+        return self._log.text()
+
+    def _wait(self, deadline: float) -> Ended:
+        while _state(self._client, self._container)["Running"]:
+            if time.monotonic() >= deadline:
+                _kill(self._client, self._container)
+                return Ended(exit_code=None, out_of_memory=False)
+            time.sleep(POLL_SECONDS)
+        code = _state(self._client, self._container)["ExitCode"]
+        # A child that ran out of memory sets the flag too, but leaves the process itself alive.
+        return Ended(exit_code=code, out_of_memory=code == KILLED_EXIT_CODE and self._has_oom_flag())
+
+    def _has_oom_flag(self) -> bool:
+        """The engine learns of an out-of-memory kill by another way than of the end, possibly a little later."""
+        deadline = time.monotonic() + OOM_FLAG_SECONDS
+        while not (flag := bool(_state(self._client, self._container)["OOMKilled"])) and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
+        return flag
+
+
+def _create(client: docker.APIClient, spec: Spec, image: str, command: Sequence[str], channel_folder: Path) -> str:
+    limits = spec.limits
+    largest_file = interior.largest_file_bytes(limits)
+    gpu = [] if spec.gpu_uuid is None else [spec.gpu_uuid]
+    host_config = client.create_host_config(
+        network_mode="none",
+        read_only=True,
+        cap_drop=["ALL"],
+        security_opt=["no-new-privileges"],
+        pids_limit=limits.processes,
+        mem_limit=limits.memory_bytes,
+        memswap_limit=limits.memory_bytes,
+        cpuset_cpus=",".join(map(str, spec.cpus)),
+        tmpfs={"/tmp": f"rw,exec,nosuid,nodev,mode=1777,size={limits.tmp_bytes},nr_inodes={TMP_FILES}"},  # noqa: S108 - inside
+        shm_size=limits.shm_bytes,
+        ipc_mode="private",
+        ulimits=[
+            Ulimit(name="core", soft=0, hard=0),
+            Ulimit(name="nofile", soft=interior.OPEN_FILES, hard=interior.OPEN_FILES),
+            Ulimit(name="fsize", soft=largest_file, hard=largest_file),
+        ],
+        # The engine's own log would take a flood to the host's disk.
+        log_config=LogConfig(type="none"),
+        # A first process with no duties of its own, so that signals and exit codes mean what they usually mean.
+        init=True,
+        mounts=[Mount(CHANNEL_FOLDER, str(channel_folder), type="bind", read_only=True)],
+        device_requests=[DeviceRequest(device_ids=[uuid], capabilities=GPU_CAPABILITIES) for uuid in gpu],
+    )
+    created = client.create_container(
+        image,
+        command=[*command, f"{CHANNEL_FOLDER}/{SOCKET_NAME}"],
+        name=f"templar-{spec.name}",
+        user=USER,
+        environment=interior.environment(PurePosixPath("/tmp"), len(spec.cpus)),  # noqa: S108 - inside
+        labels={OWNER_LABEL: _owner()},
+        hostname="sandbox",
+        host_config=host_config,
+    )
+    container: str = created["Id"]
+    return container
+
+
+def _attach(client: docker.APIClient, container: str, logs: contextlib.ExitStack) -> LogTail:
+    """Attached before the start, so that nothing is missed."""
+    stream = client.attach_socket(container, params={"stdout": 1, "stderr": 1, "stream": 1})
+    logs.callback(stream._response.close)  # docker-py offers no other way to close it
+    frames = frames_iter(stream, tty=False)  # type: ignore[no-untyped-call]
+    log = LogTail((chunk for _, chunk in frames), limit_bytes=LOG_TAIL_BYTES)
+    logs.callback(log.finish)
+    return log
+
+
+def _state(client: docker.APIClient, container: str) -> dict[str, Any]:
+    try:
+        state: dict[str, Any] = client.inspect_container(container)["State"]
+    except ENGINE_FAILURES as error:
+        raise SandboxFault(f"the container was lost: {_explain(error)}") from error
+    return state
+
+
+def _kill(client: docker.APIClient, container: str) -> None:
+    """Kill and wait until nothing of it runs."""
+    try:
+        with contextlib.suppress(APIError):  # it may end by itself just now
+            client.kill(container)
+        client.wait(container)
+    except ENGINE_FAILURES as error:
+        raise SandboxFault(f"the container could not be killed: {_explain(error)}") from error
+
+
+def _remove(client: docker.APIClient, container: str) -> None:
+    """Remove, running or not. What fails here is removed as an orphan at the next start."""
+    try:
+        client.remove_container(container, force=True, v=True)
+    except NotFound:
+        pass
+    except ENGINE_FAILURES as error:
+        logger().warning("sandbox container left behind", container=container, error=_explain(error))
+
+
+def _explain(error: Exception) -> str:
+    explanation = str(getattr(error, "explanation", None) or error)
+    if "could not select device driver" in explanation:
+        return f"{explanation}; install nvidia-container-toolkit and restart the engine"
+    return explanation
+
+
+def _owner() -> str:
+    """This process, in a form that no later process can have: boot, pid namespace, pid, start time."""
+    pid = os.getpid()
+    return " ".join((_boot(), _pid_namespace(), str(pid), _started(pid) or ""))
+
+
+def _is_alive(owner: str) -> bool:
+    """Whether the process that wrote a label lives. One in a pid namespace that we cannot see into counts as alive."""
+    boot, namespace, pid, started = owner.split(" ")
+    if boot != _boot():
+        return False
+    return namespace != _pid_namespace() or _started(int(pid)) == started
+
+
+def _boot() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _pid_namespace() -> str:
+    return os.readlink("/proc/self/ns/pid")
+
+
+def _started(pid: int) -> str | None:
+    """Start time of a living process in clock ticks since boot; None when there is none."""
+    try:
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if state == "Z" else fields[18]

@@ -1,0 +1,34 @@
+"""What both sandboxes put around the runner: its command line, its environment, its limits on files."""
+
+from pathlib import PurePath
+
+from shared import hparams
+
+COMMAND = ("-P", "-m", "sandbox.runner")
+"""Arguments of the Python inside; the path of the channel follows."""
+OPEN_FILES = 4096
+
+
+def environment(temporary: PurePath, cpus: int) -> dict[str, str]:
+    """All caches lie in the sandbox's own temporary directory, so that none outlives its run."""
+    return {
+        "HOME": str(temporary),
+        "TMPDIR": str(temporary),
+        "LANG": "C.UTF-8",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONFAULTHANDLER": "1",
+        "TRITON_CACHE_DIR": str(temporary / "triton"),
+        "TORCHINDUCTOR_CACHE_DIR": str(temporary / "inductor"),
+        "TORCH_EXTENSIONS_DIR": str(temporary / "extensions"),
+        # A precompiled header costs 150 MB of the temporary directory and saves no time.
+        "TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS": "0",
+        # By default there is one compile worker per core of the host, which runs into the process limit.
+        "TORCHINDUCTOR_COMPILE_THREADS": str(cpus),
+        "OMP_NUM_THREADS": str(cpus),
+    }
+
+
+def largest_file_bytes(limits: hparams.Sandbox) -> int:
+    """No file can usefully be larger than what holds it."""
+    return max(limits.tmp_bytes, limits.shm_bytes)

@@ -1,0 +1,14 @@
+"""Fixtures of the contract tests."""
+
+from tests.support.docker import pytest_collection_finish, sandbox_image
+from tests.support.probes import docker_opener, engine, opener, process_opener, short_tmp
+
+__all__ = [
+    "docker_opener",
+    "engine",
+    "opener",
+    "process_opener",
+    "pytest_collection_finish",
+    "sandbox_image",
+    "short_tmp",
+]

@@ -1,0 +1,242 @@
+"""What the container keeps from a submission, seen from inside it, and that nothing of it is left on the host."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+from typing import Any
+
+import docker
+import pytest
+
+from services.evaluator import image
+from services.evaluator.docker_sandbox import OWNER_LABEL, open_docker, remove_orphans
+from services.evaluator.providers import choose, docker_provider
+from services.evaluator.sandbox import Ended, SandboxFault
+from tests.support.probes import CONNECT_SECONDS, LIMITS, Opener, make_spec
+
+pytestmark = pytest.mark.docker
+
+SECONDS = 60.0
+
+
+def reported(opener: Opener, body: str) -> Any:
+    """What a probe says."""
+    with opener.probe(body) as sandbox:
+        sandbox.channel.settimeout(SECONDS)
+        with sandbox.channel.makefile("rb") as lines:
+            return json.loads(lines.readline())
+
+
+def test_there_is_no_network(docker_opener: Opener) -> None:
+    body = """
+def error_of(attempt):
+    try:
+        attempt()
+    except OSError as error:
+        return type(error).__name__
+    return "reached"
+say([
+    [line.split(":")[0].strip() for line in open("/proc/net/dev").readlines()[2:]],
+    error_of(lambda: socket.create_connection(("1.1.1.1", 53), timeout=5)),
+    error_of(lambda: socket.getaddrinfo("example.org", 80)),
+])
+"""
+    interfaces, connecting, resolving = reported(docker_opener, body)
+    assert set(interfaces) <= {"lo", "tunl0", "sit0", "ip6tnl0", "gre0", "gretap0", "erspan0", "ip_vti0", "ip6_vti0"}
+    assert connecting == "OSError"
+    assert resolving == "gaierror"
+
+
+def test_only_the_temporary_folders_can_be_written(docker_opener: Opener) -> None:
+    body = """
+def is_writable(folder):
+    try:
+        with open(os.path.join(folder, "probe"), "w"):
+            return True
+    except OSError:
+        return False
+say([root for root, _, _ in os.walk("/") if not root.startswith(("/proc/", "/sys/")) and is_writable(root)])
+"""
+    assert sorted(reported(docker_opener, body)) == ["/dev/mqueue", "/dev/shm", "/tmp"]
+
+
+def test_the_user_is_nobody_special_and_cannot_become_so(docker_opener: Opener) -> None:
+    body = """
+import getpass
+status = dict(line.rstrip().split(":\\t", 1) for line in open("/proc/self/status") if ":\\t" in line)
+say([os.getresuid(), os.getresgid(), os.getgroups(), getpass.getuser(),
+     {name: status[name] for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "NoNewPrivs", "Seccomp")}])
+"""
+    users, groups, more_groups, name, status = reported(docker_opener, body)
+    assert users == [10001] * 3
+    assert groups == [10001] * 3
+    assert set(more_groups) <= {10001}
+    assert name == "sandbox"
+    none = "0" * 16
+    assert status == {
+        "CapInh": none, "CapPrm": none, "CapEff": none, "CapBnd": none, "NoNewPrivs": "1", "Seccomp": "2",
+    }  # fmt: skip
+
+
+def test_a_fork_bomb_is_held(docker_opener: Opener) -> None:
+    body = """
+count = 0
+try:
+    while count < 1000:
+        if os.fork() == 0:
+            time.sleep(600)
+        count += 1
+except OSError:
+    pass
+say(count)
+"""
+    assert 0 < reported(docker_opener, body) < LIMITS.processes
+
+
+def test_memory_over_the_limit_ends_it_and_is_told(docker_opener: Opener) -> None:
+    with docker_opener.probe(f"hog = bytearray({2 * LIMITS.memory_bytes})") as sandbox:
+        assert sandbox.wait(SECONDS) == Ended(exit_code=128 + signal.SIGKILL, out_of_memory=True)
+
+
+def test_a_child_that_runs_out_of_memory_is_no_verdict(docker_opener: Opener) -> None:
+    body = f"""
+if os.fork() == 0:
+    hog = bytearray({2 * LIMITS.memory_bytes})
+sys.exit(0 if os.WIFSIGNALED(os.wait()[1]) else 1)
+"""
+    with docker_opener.probe(body) as sandbox:
+        assert sandbox.wait(SECONDS) == Ended(exit_code=0, out_of_memory=False)
+
+
+def test_the_temporary_folders_are_full_at_their_size(docker_opener: Opener) -> None:
+    body = """
+def fill(folder):
+    written = 0
+    try:
+        for number in range(1000):
+            with open(f"{folder}/{number}", "wb", buffering=0) as file:
+                written += file.write(bytes(1_000_000))
+    except OSError:
+        return written
+say([fill("/tmp"), fill("/dev/shm")])
+"""
+    in_tmp, in_shm = reported(docker_opener, body)
+    assert 0 < in_tmp <= LIMITS.tmp_bytes + 4096
+    assert 0 < in_shm <= LIMITS.shm_bytes + 4096
+
+
+def test_nothing_of_the_host_is_to_be_seen(docker_opener: Opener) -> None:
+    body = """
+ours = [os.path.join(root, name) for root, _, names in os.walk("/app") for name in names if name.endswith(".py")]
+say([sorted(ours), [pid for pid in os.listdir("/proc") if pid.isdigit()],
+     [line.split()[1] for line in open("/proc/mounts") if line.split()[2] in ("ext4", "xfs", "btrfs")],
+     os.path.exists("/var/run/docker.sock"), os.listdir("/channel"), socket.gethostname()])
+"""
+    ours, processes, mounts, has_engine, channel, hostname = reported(docker_opener, body)
+    assert ours == sorted(f"/app/{name}" for name in image.CONTENTS if name.endswith(".py"))
+    assert len(processes) == 2, "its init and itself"
+    assert set(mounts) <= {"/channel", "/etc/resolv.conf", "/etc/hostname", "/etc/hosts"}
+    assert not has_engine
+    assert channel == []
+    assert hostname == "sandbox"
+
+
+def test_the_runner_can_import_all_it_needs(docker_opener: Opener) -> None:
+    body = "import sandbox.runner, sandbox.evidence, torch; say([torch.__version__, torch.get_num_threads()])"
+    version, threads = reported(docker_opener, body)
+    assert version.startswith("2.13.0")
+    assert threads == 1
+
+
+@pytest.mark.slow
+def test_torch_compile_works_inside(engine: docker.APIClient, sandbox_image: str) -> None:
+    body = """
+channel = __import__("socket").socket(__import__("socket").AF_UNIX)
+channel.connect(__import__("sys").argv[1])
+import torch
+compiled = torch.compile(lambda x: torch.nn.functional.gelu(x * 2 + 1).sum())
+x = torch.linspace(-1, 1, 100)
+assert torch.allclose(compiled(x), torch.nn.functional.gelu(x * 2 + 1).sum())
+channel.sendall(b"same")
+"""
+    spec = make_spec(memory_bytes=2_000_000_000, processes=256)
+    command = ("python", "-P", "-c", body)
+    with open_docker(spec, CONNECT_SECONDS, client=engine, image=sandbox_image, command=command) as sandbox:
+        sandbox.channel.settimeout(240.0)
+        assert sandbox.channel.recv(4, socket.MSG_WAITALL) == b"same", sandbox.wait(1.0) and sandbox.log_tail()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_container_is_removed(docker_opener: Opener, engine: docker.APIClient, fails: bool) -> None:
+    body = "time.sleep(600)"
+    spec = make_spec()
+    try:
+        with docker_opener.bind(f"import socket, sys, time\nsocket.socket(1).connect(sys.argv[1])\n{body}")(
+            spec, SECONDS
+        ):
+            assert containers(engine, spec.name)
+            if fails:
+                raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        assert fails
+    assert containers(engine, spec.name) == []
+
+
+OPENER = """
+import functools, sys
+from services.evaluator.docker_sandbox import connect, open_docker
+from tests.support.probes import PRELUDE, make_spec
+spec = make_spec()
+command = ("python", "-P", "-c", PRELUDE + "connect(); time.sleep(600)")
+with open_docker(spec, 60.0, client=connect(), image=sys.argv[1], command=command):
+    print(spec.name, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_what_a_killed_evaluator_left_is_removed_and_nothing_else(
+    docker_opener: Opener, engine: docker.APIClient, sandbox_image: str
+) -> None:
+    with docker_opener.probe("time.sleep(600)"):
+        with subprocess.Popen(
+            [sys.executable, "-c", OPENER, sandbox_image], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as opener:
+            assert opener.stdout is not None
+            name = opener.stdout.readline().strip()
+            opener.send_signal(signal.SIGKILL)
+        assert containers(engine, name), "a container outlives its owner"
+        assert remove_orphans(engine) == [f"templar-{name}"]
+        assert containers(engine, name) == []
+        assert remove_orphans(engine) == []
+        assert engine.containers(filters={"label": OWNER_LABEL}), "that of a living owner stays"
+
+
+def containers(engine: docker.APIClient, name: str) -> list[Any]:
+    """All containers whose name contains this, running or not."""
+    found: list[Any] = engine.containers(all=True, filters={"name": name})
+    return found
+
+
+def test_a_missing_image_is_said(engine: docker.APIClient) -> None:
+    said = pytest.raises(SandboxFault, match="run `just sandbox-image`")
+    with said, open_docker(make_spec(), SECONDS, client=engine, image="templar-sandbox:none"):
+        pytest.fail("opened")
+
+
+def test_the_provider_names_the_digest(engine: docker.APIClient, sandbox_image: str) -> None:
+    provider = docker_provider()
+    assert provider.kind == "docker"
+    assert provider.image == engine.inspect_image(sandbox_image)["Id"]  # type: ignore[no-untyped-call]
+    assert choose("auto")[0].kind == "docker"
+
+
+def test_auto_says_why_it_is_not_docker(sandbox_image: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert sandbox_image
+    monkeypatch.setattr("services.evaluator.providers.image_tag", lambda: "templar-sandbox:none")
+    provider, sentence = choose("auto")
+    assert provider.kind == "process"
+    assert "because the sandbox image templar-sandbox:none is not on this machine" in sentence
+    with pytest.raises(SandboxFault, match="run `just sandbox-image`"):
+        choose("docker")
