@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import socket
 import tempfile
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from services.evaluator.sandbox import SandboxFault
 
+PREFIX = "tt-"
 SOCKET_NAME = "s"
 MAX_PATH_BYTES = 107
 POLL_SECONDS = 0.1
@@ -53,6 +55,12 @@ class Listener:
         self._socket.close()
 
 
+def remove_folder(folder: Path) -> None:
+    """Remove a listener's folder, and the private one around it, that its owner cannot remove any more."""
+    if folder.parent.name.startswith(PREFIX):
+        shutil.rmtree(folder.parent, ignore_errors=True)
+
+
 @contextlib.contextmanager
 def listening() -> Iterator[Listener]:
     """A listener in a new folder of its own, inside one that only this user can enter. Both are gone afterwards.
@@ -61,7 +69,7 @@ def listening() -> Iterator[Listener]:
         SandboxFault: the temporary directory's path is too long for a Unix socket, or not writable.
     """
     try:
-        home = tempfile.TemporaryDirectory(prefix="tt-", ignore_cleanup_errors=True)
+        home = tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True)
     except OSError as error:
         raise SandboxFault(f"no temporary directory: {error}; set TMPDIR to a writable folder") from None
     with home as private:

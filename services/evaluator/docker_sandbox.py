@@ -16,11 +16,12 @@ from docker.utils import kwargs_from_env
 from docker.utils.socket import frames_iter
 
 from services.evaluator import interior
-from services.evaluator.channel import SOCKET_NAME, listening
+from services.evaluator.channel import SOCKET_NAME, listening, remove_folder
 from services.evaluator.log_tail import LogTail
 from services.evaluator.sandbox import LOG_TAIL_BYTES, Ended, Sandbox, SandboxFault, Spec
 from shared.logs import logger
 
+DEFAULT_ENGINE = "unix:///var/run/docker.sock"
 USER = "10001:10001"
 TMP_FILES = 20_000
 CHANNEL_FOLDER = "/channel"
@@ -42,7 +43,13 @@ def connect() -> docker.APIClient:
         SandboxFault: none answers.
     """
     try:
-        return docker.APIClient(**kwargs_from_env(), version="auto")
+        settings = kwargs_from_env()
+        scheme, _, path = settings.get("base_url", DEFAULT_ENGINE).partition("://")
+        if scheme == "unix":
+            # docker-py never closes a socket that could not connect, so one of ours goes first.
+            with socket.socket(socket.AF_UNIX) as attempt:
+                attempt.connect(path)
+        return docker.APIClient(**settings, version="auto")
     except ENGINE_FAILURES as error:
         raise SandboxFault(f"no Docker engine answers ({error}); install docker.io and start dockerd") from None
 
@@ -73,6 +80,8 @@ def remove_orphans(client: docker.APIClient) -> list[str]:
         for container in client.containers(all=True, filters={"label": OWNER_LABEL}):
             if not _is_alive(container["Labels"][OWNER_LABEL]):
                 _remove(client, container["Id"])
+                for mount in container["Mounts"]:
+                    remove_folder(Path(mount["Source"]))
                 removed.append(container["Names"][0].removeprefix("/"))
     except ENGINE_FAILURES as error:
         raise SandboxFault(f"the Docker engine did not answer: {error}") from None
@@ -84,13 +93,13 @@ def open_docker(
     spec: Spec,
     timeout_seconds: float,
     *,
-    client: docker.APIClient,
     image: str,
     command: Sequence[str] = RUNNER,
 ) -> Iterator[Sandbox]:
     """Start a container and wait for its runner to connect; see `sandbox.Open`."""
+    # A client for each run, because docker-py keeps a connection open for every container that it ever asked about.
     # The log ends when the container is gone, so it is closed after that.
-    with listening() as listener, contextlib.ExitStack() as logs, contextlib.ExitStack() as stack:
+    with connect() as client, listening() as listener, contextlib.ExitStack() as logs, contextlib.ExitStack() as stack:
         try:
             container = _create(client, spec, image, command, listener.folder)
             stack.callback(_remove, client, container)

@@ -9,6 +9,7 @@ import json
 import os
 import resource
 import select
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -17,8 +18,8 @@ PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 
 
-def main(*, command: list[str], cpus: list[int], open_files: int, largest_file_bytes: int) -> int:
-    """Run the command; returns its exit code."""
+def main(*, command: list[str], cpus: list[int], open_files: int, largest_file_bytes: int, remove: str) -> int:
+    """Run the command, then remove a folder; returns the exit code."""
     prctl = ctypes.CDLL(None, use_errno=True).prctl
     prctl(PR_SET_CHILD_SUBREAPER, 1)  # so that a daemon's daemon is still a child of ours
     child = os.fork()
@@ -42,6 +43,7 @@ def main(*, command: list[str], cpus: list[int], open_files: int, largest_file_b
         os.kill(child, signal.SIGKILL)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     _kill_children()
+    shutil.rmtree(remove, ignore_errors=True)
     return code if code >= 0 else 128 - code
 
 

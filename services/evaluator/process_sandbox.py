@@ -37,6 +37,7 @@ def open_process(spec: Spec, timeout_seconds: float, *, command: Sequence[str] =
             "cpus": spec.cpus,
             "open_files": interior.OPEN_FILES,
             "largest_file_bytes": interior.largest_file_bytes(spec.limits),
+            "remove": str(temporary.parent),
         }
         try:
             guard = subprocess.Popen(

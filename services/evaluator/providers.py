@@ -17,15 +17,11 @@ def docker_provider() -> Provider:
     Raises:
         SandboxFault: no engine answers, or the image is not there.
     """
-    client = connect()
-    try:
+    with connect() as client:
         digest = image_digest(client, image_tag())
         for name in remove_orphans(client):
             logger().info("orphaned sandbox removed", container=name)
-    except SandboxFault:
-        client.close()
-        raise
-    return Provider(kind="docker", image=digest, open=functools.partial(open_docker, client=client, image=digest))
+    return Provider(kind="docker", image=digest, open=functools.partial(open_docker, image=digest))
 
 
 def process_provider() -> Provider:

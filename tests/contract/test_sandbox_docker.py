@@ -1,10 +1,12 @@
 """What the container keeps from a submission, seen from inside it, and that nothing of it is left on the host."""
 
 import json
+import os
 import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import docker
@@ -132,14 +134,16 @@ def test_nothing_of_the_host_is_to_be_seen(docker_opener: Opener) -> None:
 ours = [os.path.join(root, name) for root, _, names in os.walk("/app") for name in names if name.endswith(".py")]
 say([sorted(ours), [pid for pid in os.listdir("/proc") if pid.isdigit()],
      [line.split()[1] for line in open("/proc/mounts") if line.split()[2] in ("ext4", "xfs", "btrfs")],
-     os.path.exists("/var/run/docker.sock"), os.listdir("/channel"), socket.gethostname()])
+     os.path.exists("/var/run/docker.sock"), os.listdir("/home"), socket.gethostname()])
 """
-    ours, processes, mounts, has_engine, channel, hostname = reported(docker_opener, body)
+    ours, processes, mounts, has_engine, homes, hostname = reported(docker_opener, body)
     assert ours == sorted(f"/app/{name}" for name in image.CONTENTS if name.endswith(".py"))
     assert len(processes) == 2, "its init and itself"
-    assert set(mounts) <= {"/channel", "/etc/resolv.conf", "/etc/hostname", "/etc/hosts"}
+    assert {name for name in mounts if not name.endswith("/docker-init")} <= {
+        "/channel", "/etc/resolv.conf", "/etc/hostname", "/etc/hosts",
+    }  # fmt: skip
     assert not has_engine
-    assert channel == []
+    assert homes == []
     assert hostname == "sandbox"
 
 
@@ -151,7 +155,7 @@ def test_the_runner_can_import_all_it_needs(docker_opener: Opener) -> None:
 
 
 @pytest.mark.slow
-def test_torch_compile_works_inside(engine: docker.APIClient, sandbox_image: str) -> None:
+def test_torch_compile_works_inside(sandbox_image: str) -> None:
     body = """
 channel = __import__("socket").socket(__import__("socket").AF_UNIX)
 channel.connect(__import__("sys").argv[1])
@@ -163,7 +167,7 @@ channel.sendall(b"same")
 """
     spec = make_spec(memory_bytes=2_000_000_000, processes=256)
     command = ("python", "-P", "-c", body)
-    with open_docker(spec, CONNECT_SECONDS, client=engine, image=sandbox_image, command=command) as sandbox:
+    with open_docker(spec, CONNECT_SECONDS, image=sandbox_image, command=command) as sandbox:
         sandbox.channel.settimeout(240.0)
         assert sandbox.channel.recv(4, socket.MSG_WAITALL) == b"same", sandbox.wait(1.0) and sandbox.log_tail()
 
@@ -186,22 +190,25 @@ def test_the_container_is_removed(docker_opener: Opener, engine: docker.APIClien
 
 OPENER = """
 import functools, sys
-from services.evaluator.docker_sandbox import connect, open_docker
+from services.evaluator.docker_sandbox import open_docker
 from tests.support.probes import PRELUDE, make_spec
 spec = make_spec()
 command = ("python", "-P", "-c", PRELUDE + "connect(); time.sleep(600)")
-with open_docker(spec, 60.0, client=connect(), image=sys.argv[1], command=command):
+with open_docker(spec, 60.0, image=sys.argv[1], command=command):
     print(spec.name, flush=True)
     sys.stdin.read()
 """
 
 
 def test_what_a_killed_evaluator_left_is_removed_and_nothing_else(
-    docker_opener: Opener, engine: docker.APIClient, sandbox_image: str
+    docker_opener: Opener, engine: docker.APIClient, sandbox_image: str, short_tmp: Path
 ) -> None:
+    command = [sys.executable, "-c", OPENER, sandbox_image]
+    environment = {**os.environ, "TMPDIR": str(short_tmp)}
     with docker_opener.probe("time.sleep(600)"):
+        ours = list(short_tmp.iterdir())
         with subprocess.Popen(
-            [sys.executable, "-c", OPENER, sandbox_image], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         ) as opener:
             assert opener.stdout is not None
             name = opener.stdout.readline().strip()
@@ -210,6 +217,7 @@ def test_what_a_killed_evaluator_left_is_removed_and_nothing_else(
         assert remove_orphans(engine) == [f"templar-{name}"]
         assert containers(engine, name) == []
         assert remove_orphans(engine) == []
+        assert list(short_tmp.iterdir()) == ours
         assert engine.containers(filters={"label": OWNER_LABEL}), "that of a living owner stays"
 
 
@@ -219,9 +227,10 @@ def containers(engine: docker.APIClient, name: str) -> list[Any]:
     return found
 
 
-def test_a_missing_image_is_said(engine: docker.APIClient) -> None:
+def test_a_missing_image_is_said(sandbox_image: str) -> None:
+    assert sandbox_image
     said = pytest.raises(SandboxFault, match="run `just sandbox-image`")
-    with said, open_docker(make_spec(), SECONDS, client=engine, image="templar-sandbox:none"):
+    with said, open_docker(make_spec(), SECONDS, image="templar-sandbox:none"):
         pytest.fail("opened")
 
 

@@ -71,8 +71,8 @@ def engine(sandbox_image: str) -> Iterator[docker.APIClient]:
 
 
 @pytest.fixture
-def docker_opener(engine: docker.APIClient, sandbox_image: str) -> Opener:
-    open_image = functools.partial(open_docker, client=engine, image=sandbox_image)
+def docker_opener(sandbox_image: str) -> Opener:
+    open_image = functools.partial(open_docker, image=sandbox_image)
     return Opener(
         kind="docker",
         bind=lambda code: functools.partial(open_image, command=("python", "-P", "-c", code)),
