@@ -18,7 +18,9 @@ import docker
 import requests
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 
+from services.evaluator.docker_sandbox import connect
 from services.evaluator.image import CONTENTS, ROOT, image_tag
+from services.evaluator.sandbox import SandboxFault
 
 PUBLIC_BASE = ("python", "3.11-slim-bookworm")
 BASE = ("templar-sandbox-base", "bookworm")
@@ -27,6 +29,8 @@ BASE_PACKAGES = "python3,python3-venv,python3-dev,g++"
 PYTHON_VERSION = "3.11"
 WHEELS = ROOT / "build" / "sandbox-wheels"
 MIRROR_VARIABLE = "DEBIAN_MIRROR"
+SILENCE_SECONDS = 600
+"""How long a step of the build may say nothing: unpacking torch with its CUDA libraries takes minutes."""
 
 
 class BuildError(Exception):
@@ -53,15 +57,14 @@ def ensure_image() -> str:
     """
     tag = image_tag()
     try:
-        client = docker.APIClient(timeout=600)
-    except DockerException as error:
-        raise BuildError(f"no Docker engine answers ({error}); install docker.io and start dockerd") from None
-    with client:
-        if not _exists(client, tag):
-            try:
+        with connect() as client:
+            client.timeout = SILENCE_SECONDS
+            if not _exists(client, tag):
                 _build(client, _base(client), _wheels(), tag)
-            except (DockerException, requests.RequestException) as error:
-                raise BuildError(f"the Docker engine failed: {error}") from None
+    except SandboxFault as fault:
+        raise BuildError(str(fault)) from None
+    except (DockerException, requests.RequestException, OSError) as error:
+        raise BuildError(f"the Docker engine or the disk failed: {error}") from None
     return tag
 
 

@@ -16,7 +16,6 @@ def environment(temporary: PurePath, cpus: int) -> dict[str, str]:
         "TMPDIR": str(temporary),
         "LANG": "C.UTF-8",
         "PYTHONUNBUFFERED": "1",
-        "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONFAULTHANDLER": "1",
         "TRITON_CACHE_DIR": str(temporary / "triton"),
         "TORCHINDUCTOR_CACHE_DIR": str(temporary / "inductor"),
