@@ -1,0 +1,1 @@
+"""The verifier: compares evidence with the reference, judges, ranks."""
