@@ -6,7 +6,7 @@ from shared.submission import fold
 
 
 def awaits_verdict(story: list[Recorded], completed: RunCompleted) -> bool:
-    """Whether this run counts and has no verdict yet. One of a fenced-off attempt or older evaluation does not count."""
+    """Whether this run counts and has no verdict yet. Fenced-off attempts and older evaluations do not count."""
     state = fold(story)
     return state is not None and any(run.completed == completed and run.verified is None for run in state.runs)
 

@@ -54,11 +54,11 @@ def judge(candidate: Evidence, reference: Evidence, *, tokens: int, expected: hp
             *_training(candidate.sketch, reference, allowed),
         )
     failed = [check for check in checks if not check.passed]
-    not_finite = [check for check in checks if check.value is None and not _finite(candidate, check.name)]
+    not_finite = next((check for check in checks if check.value is None and not _finite(candidate, check.name)), None)
     if not checks[0].passed:
         return Judgement(failure=Failure.TOKEN_COUNT_MISMATCH, detail=checks[0].detail, checks=checks)
-    if not_finite:
-        detail = "; ".join(f"{_SUBJECTS[check.name]}: {check.detail}" for check in not_finite)
+    if not_finite is not None:
+        detail = f"{_SUBJECTS[not_finite.name]}: {not_finite.detail}"
         return Judgement(failure=Failure.NON_FINITE_OUTPUT, detail=detail, checks=checks)
     if failed:
         return Judgement(failure=_FAILURES[failed[0].name], detail=_sentence(failed), checks=checks)

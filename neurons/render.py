@@ -1,0 +1,83 @@
+"""What a miner reads: progress on stderr, the verdict on stdout. It decides nothing."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from neurons.local import Run, Verdict
+from shared.events import Phases
+
+
+@contextlib.contextmanager
+def progress() -> Iterator[Callable[[str], None]]:
+    """Shows what happens: a live line on a terminal, one plain line for each step otherwise."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda line: console.print(Text(line), soft_wrap=True)
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+    with Progress(*columns, console=console) as live:
+
+        def report(line: str) -> None:
+            for task in live.task_ids:
+                live.stop_task(task)
+                live.update(task, total=1, completed=1)
+            live.add_task(line, total=None)
+
+        yield report
+
+
+def verdict(found: Verdict) -> None:
+    """Print the whole verdict to stdout."""
+    console = Console(highlight=False)
+    for run in found.runs:
+        _print_run(console, run)
+    if found.verdict == "passed":
+        console.print(
+            Text(f"PASSED  {found.tps:,.0f} tokens per second on average", style="bold green"), soft_wrap=True
+        )
+    else:
+        console.print(Text(f"FAILED  {found.reason}", style="bold red"), soft_wrap=True)
+    console.print(Text(found.detail), soft_wrap=True)
+    if found.machine is not None:
+        where = f"{found.machine.accelerator}, {found.machine.sandbox} sandbox ({found.machine.image})"
+        console.print(Text(f"measured under hparams {found.hparams} on {where}"), soft_wrap=True)
+
+
+def _print_run(console: Console, run: Run) -> None:
+    title = f"run {run.run_index + 1}: " + (f"{run.tps:,.0f} tokens per second" if run.tps else "not measured")
+    console.print(Text(title, style="bold"))
+    console.print(Text(f"  {_phases(run.phases)}"), soft_wrap=True)
+    if run.checks:
+        console.print(_checks(run))
+    if run.failure is not None and run.log_tail.strip():
+        console.print(Text("last lines that it printed:", style="bold"))
+        console.print(Text(run.log_tail.rstrip("\n")), soft_wrap=True)
+
+
+def _phases(phases: Phases) -> str:
+    """Where the time went; only the timed part counts."""
+    start, prepare, train, evidence = (
+        f"{nanoseconds / 1e9:.2f} s"
+        for nanoseconds in (phases.start_ns, phases.prepare_ns, phases.train_ns, phases.evidence_ns)
+    )
+    return f"start {start}, prepare {prepare}; timed: train {train}, evidence {evidence}"
+
+
+def _checks(run: Run) -> Table:
+    table = Table("check", "value", "threshold", "margin", "")
+    for column in table.columns[1:4]:
+        column.justify = "right"
+    for check in run.checks:
+        table.add_row(
+            check.name,
+            "not finite" if check.value is None else f"{check.value:.3g}",
+            f"{check.threshold:.3g}",
+            "" if check.margin is None else f"{check.margin:+.3g}",
+            Text("passed", style="green") if check.passed else Text("failed", style="red"),
+        )
+    return table
