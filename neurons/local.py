@@ -85,7 +85,7 @@ def evaluate(bench: Bench, source: bytes, machine: Machine, report: Report) -> V
         if runs[-1].failure is not None:
             break
     failed = runs[-1].failure
-    passed = f"{wanted} of {wanted} runs passed; in the last one, {runs[-1].detail.removeprefix('passed; ')}"
+    passed = f"{wanted} of {wanted} runs passed; in the last one {runs[-1].detail}"
     return Verdict(
         verdict="passed" if failed is None else "failed",
         reason=failed,

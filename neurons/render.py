@@ -36,12 +36,9 @@ def verdict(found: Verdict) -> None:
     console = Console(highlight=False)
     for run in found.runs:
         _print_run(console, run)
-    if found.verdict == "passed":
-        console.print(
-            Text(f"PASSED  {found.tps:,.0f} tokens per second on average", style="bold green"), soft_wrap=True
-        )
-    else:
-        console.print(Text(f"FAILED  {found.reason}", style="bold red"), soft_wrap=True)
+    passed = found.verdict == "passed"
+    headline = f"PASSED  {found.tps:,.0f} tokens per second on average" if passed else f"FAILED  {found.reason}"
+    console.print(Text(headline, style="bold green" if passed else "bold red"), soft_wrap=True)
     console.print(Text(found.detail), soft_wrap=True)
     if found.machine is not None:
         where = f"{found.machine.accelerator}, {found.machine.sandbox} sandbox ({found.machine.image})"

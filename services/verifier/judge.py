@@ -124,7 +124,7 @@ def _tokens(returned: int, handed_out: int) -> Check:
         name="tokens",
         value=value,
         threshold=0.0,
-        margin=-value,
+        margin=0.0 - value,
         passed=returned == handed_out,
         detail=f"total_tokens is {returned:,}; {handed_out:,} were handed out",
     )
@@ -214,11 +214,9 @@ def _closest(checks: tuple[Check, ...]) -> str:
     """A pass, and which limit was nearest."""
     used = {check.name: check.value / check.threshold for check in checks if check.value and check.threshold}
     if not used:
-        return "passed, equal to the reference"
+        return "every check passed, equal to the reference"
     name = max(used, key=lambda key: used[key])
-    return (
-        f"passed; nearest to its limit: {_SUBJECTS[name].removeprefix('the ')}, with {_percent(used[name])} of it used"
-    )
+    return f"every check passed; nearest to its limit: {_SUBJECTS[name]}, with {_percent(used[name])} of it used"
 
 
 def _percent(fraction: float) -> str:
