@@ -40,22 +40,32 @@ def check_source(source: bytes, *, max_bytes: int) -> None:
         raise InvalidSubmission(f"syntax error in line {error.lineno}: {error.msg}") from None
     except (RecursionError, MemoryError, ValueError):
         raise InvalidSubmission("the file is nested too deeply to be parsed") from None
-    if not any(_binds(statement, "inner_steps") for statement in tree.body):
+    if not _binds(tree, "inner_steps"):
         raise InvalidSubmission(
-            "the file has no top-level inner_steps; define inner_steps(model, data_iterator, optimizer, num_steps, device)"
+            "the file has no top-level inner_steps; "
+            "define inner_steps(model, data_iterator, optimizer, num_steps, device)"
         )
 
 
-def _binds(statement: ast.AST, name: str) -> bool:
-    """Whether running the statement at module level can bind the name (without looking into functions and classes)."""
-    match statement:
-        case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
-            return statement.name == name
-        case ast.Import() | ast.ImportFrom():
-            return any((alias.asname or alias.name) in (name, "*") for alias in statement.names)
-        case ast.Name(ctx=ast.Store()):
-            return statement.id == name
-        case ast.Lambda():
-            return False
-        case _:
-            return any(_binds(child, name) for child in ast.iter_child_nodes(statement))
+def _binds(tree: ast.Module, name: str) -> bool:
+    """Whether running the module can bind the name at its top level (without looking into functions and classes).
+
+    It does not recurse: a file may nest more deeply than this process may.
+    """
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        match node := waiting.pop():
+            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+                bound = node.name == name
+            case ast.Import() | ast.ImportFrom():
+                bound = any((alias.asname or alias.name) in (name, "*") for alias in node.names)
+            case ast.Name(ctx=ast.Store()):
+                bound = node.id == name
+            case ast.Lambda():
+                bound = False
+            case _:
+                bound = isinstance(node, ast.MatchAs) and node.name == name
+                waiting.extend(ast.iter_child_nodes(node))
+        if bound:
+            return True
+    return False

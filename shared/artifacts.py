@@ -1,5 +1,6 @@
 """The artifact store: files named by the sha256 of their bytes, under one directory. Nothing is ever changed in it."""
 
+import contextlib
 import hashlib
 import os
 import secrets
@@ -11,13 +12,15 @@ SHA256_HEX_DIGITS = 64
 
 
 class ArtifactStore:
-    """Content-addressed files in `root/ab/abcdef…`. Safe for many writers: a rename is atomic, and equal names mean equal bytes."""
+    """Content-addressed files in `root/ab/abcdef…`. Safe for many writers: a rename is atomic, and equal names mean
+    equal bytes.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     def put(self, content: bytes) -> str:
-        """Store bytes durably and return their sha256 (64 hex digits). On disk, directory entry included, when it returns.
+        """Store bytes durably and return their sha256 (64 hex digits). On disk, directory entry included, on return.
 
         Raises:
             TransientFault: the disk is full or not writable.
@@ -37,7 +40,8 @@ class ArtifactStore:
             for directory in (path.parent, self.root):
                 _sync_directory(directory)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink()
             raise TransientFault(f"cannot store an artifact under {self.root}: {error.strerror}") from error
         return name
 

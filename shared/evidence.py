@@ -1,4 +1,4 @@
-"""What one run leaves behind to be judged: plain arrays in one npz file (no pickle), the same for candidate and reference."""
+"""What one run leaves behind to be judged: plain arrays in one npz file, never a pickle; of candidate or reference."""
 
 import io
 import zipfile
@@ -80,5 +80,5 @@ def decode(content: bytes) -> Evidence:
                 sketch=arrays["sketch"].astype(np.float64, copy=False),
                 **optional,
             )
-    except (ValueError, KeyError, OSError, zipfile.BadZipFile, EOFError) as error:
+    except (ValueError, KeyError, OSError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
         raise PoisonMessage(f"not an evidence file: {error}") from error

@@ -33,7 +33,7 @@ class Failure(StrEnum):
     OUT_OF_MEMORY = "out_of_memory"
     TIMEOUT = "timeout"
     RESOURCE_LIMIT = "resource_limit"
-    TOKEN_COUNT_MISMATCH = "token_count_mismatch"  # noqa: S105
+    TOKEN_COUNT_MISMATCH = "token_count_mismatch"
     OUTPUT_MISMATCH = "output_mismatch"
     NON_FINITE_OUTPUT = "non_finite_output"
     MALFORMED_OUTPUT = "malformed_output"

@@ -1,4 +1,4 @@
-"""Every number of a competition, read from one JSON file, checked, and identified by the sha256 of its canonical form."""
+"""Every number of a competition: read from one JSON file, checked, identified by the sha256 of its canonical form."""
 
 import hashlib
 from pathlib import Path

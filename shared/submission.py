@@ -1,4 +1,4 @@
-"""The life of one submission as a pure fold: `evolve(state, recorded) -> state`. Every service reads it the same way."""
+"""The life of one submission as a pure fold, `evolve(state, recorded) -> state`: read so by every service."""
 
 from datetime import datetime
 from typing import Literal
@@ -95,7 +95,9 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def evolve(state: Submission | None, recorded: Recorded) -> Submission | None:
-    """Fold one event. What belongs to an older evaluation or a fenced-off attempt changes nothing but the time."""
+    """Fold one event. What came before, or belongs to an older evaluation or a fenced-off attempt, changes nothing but
+    the time.
+    """
     event = recorded.event
     at = recorded.envelope.time
     if state is None:
@@ -110,10 +112,10 @@ def evolve(state: Submission | None, recorded: Recorded) -> Submission | None:
         )
     state = msgspec.structs.replace(state, updated_at=at, last_sequence=recorded.sequence)
     match event:
-        case EvalRequested():
+        case EvalRequested() if not _current(state, event.evaluation_id):
             return msgspec.structs.replace(state, requested=event, attempt=0, runs=(), abandoned=None)
-        case EvaluationStarted() if _current(state, event.evaluation_id):
-            return msgspec.structs.replace(state, attempt=max(state.attempt, event.attempt), abandoned=None)
+        case EvaluationStarted() if _current(state, event.evaluation_id) and event.attempt > state.attempt:
+            return msgspec.structs.replace(state, attempt=event.attempt, abandoned=None)
         case RunCompleted() if _current(state, event.evaluation_id) and _accepts(state, event):
             return msgspec.structs.replace(state, runs=(*state.runs, Run(completed=event)))
         case Verified() if _current(state, event.evaluation_id):

@@ -1,0 +1,155 @@
+"""Example events, and stories made of them: what a test does not care about has a sensible value."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from shared import subjects
+from shared.events import (
+    Envelope,
+    EvalRequested,
+    EvaluationAbandoned,
+    EvaluationStarted,
+    Event,
+    Machine,
+    Payment,
+    Phases,
+    Recorded,
+    RunCompleted,
+    SubmissionPaid,
+    Verified,
+)
+
+BEGIN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+COMPETITION = "c" * 64
+CODE = "d" * 64
+ALICE = "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY"
+
+
+def record(sequence: int, event: Event) -> Recorded:
+    """The event at its place in the stream, one second after the one before."""
+    subject = subjects.subject_of(event)
+    envelope = Envelope(
+        id=event.id,
+        type=type(event).__name__,
+        version=event.version,
+        time=BEGIN + timedelta(seconds=sequence),
+        producer="test",
+        causation_id=None,
+        correlation_id=subject.split(".")[2],
+        data=event,
+    )
+    return Recorded(sequence=sequence, subject=subject, envelope=envelope)
+
+
+def story(*events: Event) -> list[Recorded]:
+    """The events in this order, from sequence 1."""
+    return [record(sequence, event) for sequence, event in enumerate(events, start=1)]
+
+
+def paid(submission: str = "s1", *, hotkey: str = ALICE, uid: int | None = None) -> SubmissionPaid:
+    return SubmissionPaid(
+        submission_id=submission,
+        miner_hotkey=hotkey,
+        miner_uid=uid,
+        code_sha256=CODE,
+        code_bytes=1234,
+        payment=Payment(reference=f"unpaid:{submission}", amount_rao=0),
+    )
+
+
+def requested(
+    submission: str = "s1", evaluation: str = "e1", *, runs: int = 3, competition: str = COMPETITION
+) -> EvalRequested:
+    return EvalRequested(
+        submission_id=submission,
+        evaluation_id=evaluation,
+        code_sha256=CODE,
+        hparams_sha256=competition,
+        runs=runs,
+    )
+
+
+def started(submission: str = "s1", evaluation: str = "e1", *, attempt: int = 1) -> EvaluationStarted:
+    return EvaluationStarted(
+        submission_id=submission,
+        evaluation_id=evaluation,
+        attempt=attempt,
+        evaluator="local",
+        instance=f"host-{attempt}",
+        sandbox="process",
+    )
+
+
+def completed(
+    index: int = 0,
+    *,
+    submission: str = "s1",
+    evaluation: str = "e1",
+    attempt: int = 1,
+    failure: str | None = None,
+    tps: float = 100.0,
+    **changes: Any,
+) -> RunCompleted:
+    fields: dict[str, Any] = {
+        "submission_id": submission,
+        "evaluation_id": evaluation,
+        "run_id": f"{evaluation}-{index}",
+        "run_index": index,
+        "attempt": attempt,
+        "hparams_sha256": COMPETITION,
+        "failure": failure,
+        "detail": "" if failure is None else "it broke",
+        "evaluator": "local",
+        "tokens": 10_240,
+        "elapsed_ns": 2_000_000_000,
+        "tokens_per_second": 0.0 if failure else tps,
+        "phases": Phases(start_ns=1, prepare_ns=2, train_ns=3, evidence_ns=4),
+        "seed": 7,
+        "nonce": "00" * 32,
+        "evidence_sha256": None if failure else "e" * 64,
+        "reference_sha256": None if failure else "f" * 64,
+        "log_tail": "hello\n",
+        "machine": Machine(hostname="host", accelerator="cpu", cpus=(1,), sandbox="process", image="python"),
+    }
+    return RunCompleted(**fields | changes)
+
+
+def verified(
+    index: int = 0,
+    *,
+    submission: str = "s1",
+    evaluation: str = "e1",
+    failure: str | None = None,
+    tps: float = 100.0,
+) -> Verified:
+    return Verified(
+        submission_id=submission,
+        evaluation_id=evaluation,
+        run_id=f"{evaluation}-{index}",
+        run_index=index,
+        failure=failure,
+        detail="every check passed" if failure is None else "it broke",
+        checks=(),
+        tokens_per_second=tps,
+    )
+
+
+def abandoned(submission: str = "s1", evaluation: str = "e1") -> EvaluationAbandoned:
+    return EvaluationAbandoned(
+        submission_id=submission, evaluation_id=evaluation, detail="the engine is away", deliveries=5
+    )
+
+
+def finished(
+    submission: str, scores: tuple[float, ...], *, evaluation: str = "", competition: str = COMPETITION
+) -> list[Event]:
+    """Everything after SubmissionPaid of an evaluation whose runs all pass with these tokens per second."""
+    evaluation = evaluation or f"evaluation-{submission}"
+    events: list[Event] = [
+        requested(submission, evaluation, runs=len(scores), competition=competition),
+        started(submission, evaluation),
+    ]
+    for index, tps in enumerate(scores):
+        events.append(completed(index, submission=submission, evaluation=evaluation, tps=tps))
+        events.append(verified(index, submission=submission, evaluation=evaluation, tps=tps))
+    return events
