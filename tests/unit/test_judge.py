@@ -1,0 +1,307 @@
+"""The judge: every honest deviation passes, every wrong one fails with its own code, and no number slips through."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from services.verifier.judge import Judgement, judge
+from shared import hparams
+from shared.events import Check
+from shared.evidence import Evidence
+from shared.faults import Failure, PoisonMessage
+from shared.hparams import load
+
+DEMO = load(Path(__file__).parents[2] / "hparams" / "demo.json")
+EXPECTED = msgspec.structs.replace(
+    DEMO,
+    model=hparams.Model(vocab_size=32, layers=1, width=8, heads=2, hidden=16, initial_seed=3),
+    evidence=hparams.Evidence(logit_positions=6, probe_positions=4, sketch_rows=8, sketch_columns=4),
+)
+TOKENS = EXPECTED.evaluation.tokens
+LENGTH = EXPECTED.sketch_length
+ALL = ("tokens", "output_vectors", "loss", "probe_logits", "update", "direction")
+
+RANDOM = np.random.default_rng(1)
+INITIAL = RANDOM.normal(size=LENGTH)
+PREVIOUS = INITIAL + RANDOM.normal(size=LENGTH) * 0.1
+LAST_STEP = RANDOM.normal(size=LENGTH) * 0.01
+REFERENCE = Evidence(
+    total_tokens=TOKENS,
+    final_loss=4.0,
+    logits_shape=(2, 255, 32),
+    logits_dtype="float32",
+    logits=RANDOM.normal(size=(6, 32)).astype(np.float32),
+    probe_logits=RANDOM.normal(size=(4, 32)).astype(np.float32),
+    sketch=PREVIOUS + LAST_STEP,
+    initial_sketch=INITIAL,
+    previous_sketch=PREVIOUS,
+)
+
+
+def altered(evidence: Evidence = REFERENCE, **changes: Any) -> Evidence:
+    fields = {name: getattr(evidence, name) for name in Evidence.__dataclass_fields__}
+    return Evidence(**fields | changes)
+
+
+def judged(candidate: Evidence, reference: Evidence = REFERENCE, *, tokens: int = TOKENS) -> Judgement:
+    return judge(candidate, reference, tokens=tokens, expected=EXPECTED)
+
+
+def of(judgement: Judgement, name: str) -> Check:
+    return next(check for check in judgement.checks if check.name == name)
+
+
+def with_value(array: np.ndarray[Any, Any], place: tuple[int, ...], value: float) -> np.ndarray[Any, Any]:
+    copy = array.copy()
+    copy[place] = value
+    return copy
+
+
+def test_the_reference_passes_against_itself() -> None:
+    judgement = judged(altered(initial_sketch=None, previous_sketch=None))
+    assert judgement.failure is None
+    assert judgement.detail == "every check passed, equal to the reference"
+    assert tuple(check.name for check in judgement.checks) == ALL
+    assert [check.value for check in judgement.checks] == [0.0] * 6
+    assert all(check.margin == check.threshold for check in judgement.checks)
+
+
+def test_a_small_deviation_passes_and_says_which_limit_is_nearest() -> None:
+    judgement = judged(altered(logits=REFERENCE.logits * np.float32(1.005), final_loss=4.001))
+    assert judgement.failure is None
+    assert of(judgement, "output_vectors").value == pytest.approx(0.005, rel=1e-3)
+    assert of(judgement, "output_vectors").margin == pytest.approx(0.005, rel=1e-3)
+    assert judgement.detail == "every check passed; nearest to its limit: the output vectors, with 50 % of it used"
+
+
+WRONG: list[tuple[str, dict[str, Any], Failure, tuple[str, ...]]] = [
+    ("outputs too far", {"logits": REFERENCE.logits * np.float32(1.02)}, Failure.OUTPUT_MISMATCH, ("output_vectors",)),
+    ("a loss too far", {"final_loss": 4.1}, Failure.OUTPUT_MISMATCH, ("loss",)),
+    (
+        "another model than was trained",
+        {"probe_logits": REFERENCE.probe_logits * np.float32(0.98)},
+        Failure.TRAINING_MISMATCH,
+        ("probe_logits",),
+    ),
+    ("never trained", {"sketch": INITIAL}, Failure.TRAINING_MISMATCH, ("update", "direction")),
+    ("the last step skipped", {"sketch": PREVIOUS}, Failure.TRAINING_MISMATCH, ("direction",)),
+    ("the last step taken twice", {"sketch": PREVIOUS + 2 * LAST_STEP}, Failure.TRAINING_MISMATCH, ("direction",)),
+    (
+        "outputs and training both wrong",
+        {"logits": -REFERENCE.logits, "sketch": INITIAL},
+        Failure.OUTPUT_MISMATCH,
+        ("output_vectors", "update", "direction"),
+    ),
+    (
+        "a loss and training wrong",
+        {"final_loss": 5.0, "probe_logits": -REFERENCE.probe_logits},
+        Failure.OUTPUT_MISMATCH,
+        ("loss", "probe_logits"),
+    ),
+    ("a token too few", {"total_tokens": TOKENS - 1}, Failure.TOKEN_COUNT_MISMATCH, ("tokens",)),
+    ("a token too many", {"total_tokens": TOKENS + 1}, Failure.TOKEN_COUNT_MISMATCH, ("tokens",)),
+    (
+        "tokens and outputs wrong",
+        {"total_tokens": 0, "logits": -REFERENCE.logits},
+        Failure.TOKEN_COUNT_MISMATCH,
+        ("tokens", "output_vectors"),
+    ),
+    ("tokens beyond a float's exactness", {"total_tokens": 2**62}, Failure.TOKEN_COUNT_MISMATCH, ("tokens",)),
+]
+
+
+@pytest.mark.parametrize(("why", "changes", "failure", "failed"), WRONG, ids=[row[0] for row in WRONG])
+def test_wrong_evidence_fails_with_its_code_and_all_margins(
+    why: str, changes: dict[str, Any], failure: Failure, failed: tuple[str, ...]
+) -> None:
+    judgement = judged(altered(**changes))
+    assert judgement.failure is failure, why
+    assert tuple(check.name for check in judgement.checks) == ALL, "a miner sees every distance"
+    assert tuple(check.name for check in judgement.checks if not check.passed) == failed
+    for check in judgement.checks:
+        assert check.value is not None
+        assert check.margin is not None
+        assert (check.margin < 0) == (not check.passed)
+
+
+def test_a_skipped_last_step_is_the_whole_of_it() -> None:
+    assert of(judged(altered(sketch=PREVIOUS)), "direction").value == pytest.approx(1.0)
+    assert of(judged(altered(sketch=PREVIOUS)), "direction").detail == "less of it than the reference took"
+    assert of(judged(altered(sketch=PREVIOUS + 2 * LAST_STEP)), "direction").value == pytest.approx(1.0)
+    assert of(judged(altered(sketch=INITIAL)), "update").value == pytest.approx(1.0)
+
+
+def test_a_failure_is_told_in_one_sentence() -> None:
+    logits = with_value(REFERENCE.logits, (3, 17), 50.0)
+    judgement = judged(altered(logits=logits, sketch=PREVIOUS))
+    value = of(judgement, "output_vectors").value
+    assert value is not None
+    assert judgement.detail == (
+        f"the output vectors differ by {100 * value:.3g} %, allowed 1 %; "
+        "the largest difference is at picked row 3 of 6, token 17; also out of tolerance: the last update"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "detail"),
+    [
+        ({"final_loss": 4.4}, "the final loss differs by 10 %, allowed 1 %; 4.4 where the reference has 4"),
+        ({"sketch": PREVIOUS}, "the last update differs by 100 %, allowed 30 %; less of it than the reference took"),
+        ({"total_tokens": 5_120}, "total_tokens is 5,120; 10,240 were handed out"),
+        ({"logits_dtype": "bfloat16"}, "final_logits is bfloat16; it must be float32"),
+        ({"logits_shape": (2, 256, 32)}, "final_logits has shape (2, 256, 32); it must be (2, 255, 32)"),
+    ],
+)
+def test_details(changes: dict[str, Any], detail: str) -> None:
+    assert judged(altered(**changes)).detail == detail
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"logits_shape": (1, 255, 32)},
+        {"logits_shape": (2, 255, 32, 1)},
+        {"logits_shape": ()},
+        {"logits_dtype": "other"},
+        {"logits": REFERENCE.logits[:5]},
+        {"logits": REFERENCE.logits.astype(np.float64)},
+        {"logits": np.zeros((0, 32), dtype=np.float32)},
+        {"probe_logits": REFERENCE.probe_logits.ravel()},
+        {"sketch": REFERENCE.sketch[:-1]},
+        {"sketch": REFERENCE.sketch.astype(np.float32)},
+        {"sketch": REFERENCE.sketch.astype(np.complex128)},
+    ],
+)
+def test_wrong_form_comes_before_all_else(changes: dict[str, Any]) -> None:
+    judgement = judged(altered(total_tokens=0, final_loss=math.nan, **changes))
+    assert judgement.failure is Failure.MALFORMED_OUTPUT
+    assert judgement.checks == ()
+
+
+NOT_FINITE: list[tuple[str, dict[str, Any]]] = [
+    (name, changes)
+    for value in (math.nan, math.inf, -math.inf)
+    for name, changes in (
+        ("output_vectors", {"logits": with_value(REFERENCE.logits, (2, 5), value)}),
+        ("output_vectors", {"logits": np.full_like(REFERENCE.logits, value)}),
+        ("loss", {"final_loss": value}),
+        ("probe_logits", {"probe_logits": with_value(REFERENCE.probe_logits, (1, 7), value)}),
+        ("update", {"sketch": with_value(REFERENCE.sketch, (9,), value)}),
+    )
+]
+
+
+@pytest.mark.parametrize(("name", "changes"), NOT_FINITE)
+def test_what_is_not_finite_never_passes(name: str, changes: dict[str, Any]) -> None:
+    judgement = judged(altered(**changes))
+    assert judgement.failure is Failure.NON_FINITE_OUTPUT
+    check = of(judgement, name)
+    assert (check.value, check.margin, check.passed) == (None, None, False)
+    assert "NaN or infinity" in judgement.detail
+    assert of(judgement, "tokens").passed, "what can be measured is"
+
+
+def test_where_the_nan_is() -> None:
+    judgement = judged(altered(logits=with_value(REFERENCE.logits, (2, 5), math.nan)))
+    assert judgement.detail == (
+        "the output vectors: NaN or infinity; the largest difference is at picked row 2 of 6, token 5"
+    )
+
+
+def test_a_wrong_token_count_is_named_even_beside_nan() -> None:
+    judgement = judged(altered(total_tokens=1, final_loss=math.nan))
+    assert judgement.failure is Failure.TOKEN_COUNT_MISMATCH
+    assert not of(judgement, "loss").passed
+
+
+def test_finite_numbers_whose_distance_overflows_fail_as_a_mismatch() -> None:
+    judgement = judged(altered(sketch=np.full(LENGTH, 1e200)))
+    assert judgement.failure is Failure.TRAINING_MISMATCH
+    assert of(judgement, "update").value is None
+    assert "differ beyond any number, allowed 20 %" in judgement.detail
+    assert judged(altered(final_loss=-1.7e308)).failure is Failure.OUTPUT_MISMATCH
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"logits": np.zeros_like(REFERENCE.logits)}, "the reference's logits has size 0"),
+        ({"probe_logits": np.zeros_like(REFERENCE.probe_logits)}, "the reference's logits has size 0"),
+        ({"final_loss": 0.0}, "the reference's loss has size 0"),
+        ({"sketch": INITIAL, "previous_sketch": PREVIOUS}, "the reference's update has size 0"),
+        ({"previous_sketch": REFERENCE.sketch}, "the reference's last update has size 0"),
+        ({"logits": with_value(REFERENCE.logits, (0, 0), math.nan)}, "the reference's logits has size nan"),
+        ({"probe_logits": with_value(REFERENCE.probe_logits, (0, 0), math.inf)}, "has size inf"),
+        ({"final_loss": math.nan}, "the reference's loss has size nan"),
+        ({"sketch": with_value(REFERENCE.sketch, (0,), math.nan)}, "update has size nan"),
+        ({"initial_sketch": with_value(INITIAL, (0,), math.inf)}, "update has size inf"),
+        ({"previous_sketch": with_value(PREVIOUS, (0,), math.nan)}, "last update has size nan"),
+        ({"initial_sketch": None}, "lacks the sketches"),
+        ({"previous_sketch": None}, "lacks the sketches"),
+        ({"initial_sketch": INITIAL[:-1]}, "must have"),
+        ({"total_tokens": TOKENS - 1}, "the reference returned 10239 tokens"),
+        ({"logits": REFERENCE.logits[:2]}, "the reference's evidence is malformed"),
+        ({"logits_dtype": "float16"}, "the reference's evidence is malformed"),
+    ],
+)
+@pytest.mark.parametrize("candidate", ["equal", "honest"])
+def test_a_broken_reference_is_our_own_fault(candidate: str, changes: dict[str, Any], why: str) -> None:
+    broken = altered(**changes)
+    with pytest.raises(PoisonMessage, match=why):
+        judged(broken if candidate == "equal" else REFERENCE, broken)
+
+
+def test_a_wrong_number_of_tokens_handed_out_is_our_own_fault() -> None:
+    with pytest.raises(PoisonMessage, match="the controller handed out 1 tokens; the hparams say 10240"):
+        judged(REFERENCE, tokens=1)
+
+
+FLOATS = st.floats(width=32)
+
+
+@given(
+    loss=st.floats(),
+    logit=FLOATS,
+    probe=FLOATS,
+    sketch=st.floats(),
+    tokens=st.integers(-(2**63), 2**63 - 1) | st.just(TOKENS),
+)
+@example(
+    loss=4.0, logit=float(REFERENCE.logits[0, 0]), probe=math.nan, sketch=float(REFERENCE.sketch[0]), tokens=TOKENS
+)
+def test_whatever_comes_passes_only_within_every_threshold(
+    loss: float, logit: float, probe: float, sketch: float, tokens: int
+) -> None:
+    judgement = judged(
+        altered(
+            total_tokens=tokens,
+            final_loss=loss,
+            logits=with_value(REFERENCE.logits, (0, 0), logit),
+            probe_logits=with_value(REFERENCE.probe_logits, (0, 0), probe),
+            sketch=with_value(REFERENCE.sketch, (0,), sketch),
+        )
+    )
+    within = [check.value is not None and check.value <= check.threshold for check in judgement.checks]
+    assert (judgement.failure is None) == all(within)
+    assert [check.passed for check in judgement.checks] == within
+    assert judgement.detail
+
+
+def test_the_formula_is_the_one_that_was_published() -> None:
+    noise = RANDOM.normal(size=REFERENCE.logits.shape).astype(np.float32)
+    judgement = judged(altered(logits=REFERENCE.logits + noise, sketch=REFERENCE.sketch + 0.01))
+    right, given_logits = REFERENCE.logits.astype(np.float64), (REFERENCE.logits + noise).astype(np.float64)
+    error, last = np.full(LENGTH, 0.01), REFERENCE.sketch - PREVIOUS
+    assert of(judgement, "output_vectors").value == pytest.approx(
+        np.abs(right - given_logits).mean() / np.abs(right).mean()
+    )
+    assert of(judgement, "update").value == pytest.approx(
+        np.linalg.norm(error) / np.linalg.norm(REFERENCE.sketch - INITIAL)
+    )
+    assert of(judgement, "direction").value == pytest.approx(abs(error @ last) / (last @ last))
