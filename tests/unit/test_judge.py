@@ -1,52 +1,21 @@
 """The judge: every honest deviation passes, every wrong one fails with its own code, and no number slips through."""
 
 import math
-from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from services.verifier.judge import Judgement, judge
-from shared import hparams
 from shared.events import Check
 from shared.evidence import Evidence
 from shared.faults import Failure, PoisonMessage
-from shared.hparams import load
+from tests.support.evidence import EXPECTED, INITIAL, LAST_STEP, PREVIOUS, RANDOM, REFERENCE, TOKENS, altered
 
-DEMO = load(Path(__file__).parents[2] / "hparams" / "demo.json")
-EXPECTED = msgspec.structs.replace(
-    DEMO,
-    model=hparams.Model(vocab_size=32, layers=1, width=8, heads=2, hidden=16, initial_seed=3),
-    evidence=hparams.Evidence(logit_positions=6, probe_positions=4, sketch_rows=8, sketch_columns=4),
-)
-TOKENS = EXPECTED.evaluation.tokens
 LENGTH = EXPECTED.sketch_length
 ALL = ("tokens", "output_vectors", "loss", "probe_logits", "update", "direction")
-
-RANDOM = np.random.default_rng(1)
-INITIAL = RANDOM.normal(size=LENGTH)
-PREVIOUS = INITIAL + RANDOM.normal(size=LENGTH) * 0.1
-LAST_STEP = RANDOM.normal(size=LENGTH) * 0.01
-REFERENCE = Evidence(
-    total_tokens=TOKENS,
-    final_loss=4.0,
-    logits_shape=(2, 255, 32),
-    logits_dtype="float32",
-    logits=RANDOM.normal(size=(6, 32)).astype(np.float32),
-    probe_logits=RANDOM.normal(size=(4, 32)).astype(np.float32),
-    sketch=PREVIOUS + LAST_STEP,
-    initial_sketch=INITIAL,
-    previous_sketch=PREVIOUS,
-)
-
-
-def altered(evidence: Evidence = REFERENCE, **changes: Any) -> Evidence:
-    fields = {name: getattr(evidence, name) for name in Evidence.__dataclass_fields__}
-    return Evidence(**fields | changes)
 
 
 def judged(candidate: Evidence, reference: Evidence = REFERENCE, *, tokens: int = TOKENS) -> Judgement:
