@@ -35,13 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         verdict = _test(options)
     except (Unusable, HparamsError, TransientFault, PoisonMessage) as error:
-        print(f"miner: {error}", file=sys.stderr)  # noqa: T201
-        if options.json:
-            _print_json({"error": str(error)})
-        return UNUSABLE
+        return _end_unjudged(str(error), options, code=UNUSABLE)
     except KeyboardInterrupt:
-        print("miner: stopped; nothing was left running", file=sys.stderr)  # noqa: T201
-        return 128 + signal.SIGINT
+        return _end_unjudged("stopped; nothing was left running", options, code=128 + signal.SIGINT)
     if options.json:
         _print_json(verdict)
     else:
@@ -126,6 +122,13 @@ def _hparams(chosen: Path | None, report: local.Report) -> Hparams:
     found = f"{gpus[0][1]} found" if gpus else "no GPU found, so speeds say nothing about the real tournament"
     report(f"hparams {parameters.name}: {found}")
     return parameters
+
+
+def _end_unjudged(why: str, options: argparse.Namespace, *, code: int) -> int:
+    print(f"miner: {why}", file=sys.stderr)  # noqa: T201
+    if options.json:
+        _print_json({"error": why})
+    return code
 
 
 def _print_json(value: object) -> None:

@@ -22,13 +22,16 @@ def progress() -> Iterator[Callable[[str], None]]:
     columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
     with Progress(*columns, console=console) as live:
 
-        def report(line: str) -> None:
+        def finish() -> None:
             for task in live.task_ids:
-                live.stop_task(task)
                 live.update(task, total=1, completed=1)
+
+        def report(line: str) -> None:
+            finish()
             live.add_task(line, total=None)
 
         yield report
+        finish()
 
 
 def verdict(found: Verdict) -> None:
@@ -57,12 +60,14 @@ def _print_run(console: Console, run: Run) -> None:
 
 
 def _phases(phases: Phases) -> str:
-    """Where the time went; only the timed part counts."""
-    start, prepare, train, evidence = (
-        f"{nanoseconds / 1e9:.2f} s"
-        for nanoseconds in (phases.start_ns, phases.prepare_ns, phases.train_ns, phases.evidence_ns)
-    )
-    return f"start {start}, prepare {prepare}; timed: train {train}, evidence {evidence}"
+    """Where the time went, as far as the run came; only training and evidence count."""
+    named = {
+        "start": phases.start_ns,
+        "import and warm-up": phases.prepare_ns,
+        "training (timed)": phases.train_ns,
+        "evidence (timed)": phases.evidence_ns,
+    }
+    return ", ".join(f"{name} {took_ns / 1e9:.2f} s" for name, took_ns in named.items() if took_ns)
 
 
 def _checks(run: Run) -> Table:
