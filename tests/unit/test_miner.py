@@ -1,12 +1,13 @@
 """The miner's command: its exit codes, its one JSON object, and what it says to people."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+import structlog
 
 from neurons import local, miner
 from services.evaluator import providers
@@ -37,6 +38,14 @@ def ended(
         evidence=evidence if failure is None else None,
         log_tail="printed [bold]by it[/bold]\n",
     )
+
+
+@pytest.fixture(autouse=True)
+def logs_as_before() -> Iterator[None]:
+    """The command sends this process's logs to a stderr that ends with the test."""
+    yield
+    structlog.reset_defaults()
+    structlog.contextvars.clear_contextvars()
 
 
 @pytest.fixture
