@@ -2,11 +2,13 @@
 
 A frame is a 16-byte header (magic, version, kind, zero, payload length; big-endian) and its payload. The controller
 parses what the runner sends as hostile input: every kind has an exact or greatest length, and anything else is a
-ProtocolViolation. What the controller sends may be richer (JSON), because the runner trusts the controller.
+ProtocolViolation. What the controller sends may be richer (PREPARE is JSON), because the runner trusts the controller.
 
     controller                        runner
         | <------------- HELLO ---------- |   connected, nothing imported
-        | -- PREPARE (job, source) -----> |   import, model, warm-up
+        | -- PREPARE (job) -------------> |   torch, model, optimizer: what fails until here is ours
+        | <------------- BUILT ---------- |
+        | -- SUBMISSION (source) -------> |   import, warm-up: what fails from here on is the submission's
         | <------------- READY ---------- |
     t0  | -- START (tokens) ------------> |   the clock runs
         | <------------- RETURNED ------- |   the submission returned
@@ -15,12 +17,10 @@ ProtocolViolation. What the controller sends may be richer (JSON), because the r
         | <------------- FAILED --------- |   instead of any answer: the run is lost
 """
 
-import json
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
 
 VERSION = 1
 MAGIC = b"TTRN"
@@ -31,9 +31,6 @@ RETURNED = struct.Struct(">qdBB8Q")
 """total_tokens, final_loss, dtype code, number of dimensions, eight dimensions (unused ones zero)."""
 FAILED_PREFIX = struct.Struct(">BB")
 """stage, kind; a UTF-8 message follows."""
-PREPARE_PREFIX = struct.Struct(">I")
-"""Length of the JSON job; the job and the source bytes follow."""
-
 MAX_DIMENSIONS = 8
 MAX_MESSAGE_BYTES = 8192
 NONCE_BYTES = 32
@@ -47,22 +44,26 @@ class Kind(IntEnum):
     """Frame kinds. Below 16: to the runner; from 16: from the runner."""
 
     PREPARE = 1
-    START = 2
-    REVEAL = 3
+    SUBMISSION = 2
+    START = 3
+    REVEAL = 4
     HELLO = 16
-    READY = 17
-    RETURNED = 18
-    EVIDENCE = 19
-    FAILED = 20
+    BUILT = 17
+    READY = 18
+    RETURNED = 19
+    EVIDENCE = 20
+    FAILED = 21
 
 
 class Stage(IntEnum):
     """Where a run was lost, as the runner says."""
 
-    IMPORT = 1
-    WARMUP = 2
-    TRAIN = 3
-    EVIDENCE = 4
+    BUILD = 1
+    """Before the submission was sent: no code of it has run."""
+    IMPORT = 2
+    WARMUP = 3
+    TRAIN = 4
+    EVIDENCE = 5
 
 
 class Loss(IntEnum):
@@ -71,8 +72,6 @@ class Loss(IntEnum):
     CRASHED = 1
     OUT_OF_MEMORY = 2
     MALFORMED_OUTPUT = 3
-    RUNNER_FAULT = 4
-    """The runner itself failed before any code of the submission ran."""
 
 
 class ProtocolViolation(Exception):
@@ -129,19 +128,6 @@ def read_frame(read: ReadExactly, caps: dict[Kind, tuple[int, int]]) -> tuple[Ki
     if not least <= length <= most:
         raise ProtocolViolation(f"{kind.name} frame of {length} bytes; allowed are {least} to {most}")
     return kind, read(length)
-
-
-def pack_prepare(job: dict[str, Any], source: bytes) -> bytes:
-    """Payload of PREPARE."""
-    encoded = json.dumps(job).encode()
-    return PREPARE_PREFIX.pack(len(encoded)) + encoded + source
-
-
-def unpack_prepare(payload: bytes | bytearray) -> tuple[dict[str, Any], bytes]:
-    """The job and the source of a PREPARE payload, which comes from the controller and is trusted."""
-    (length,) = PREPARE_PREFIX.unpack_from(payload)
-    end = PREPARE_PREFIX.size + length
-    return json.loads(payload[PREPARE_PREFIX.size : end]), bytes(payload[end:])
 
 
 def pack_returned(returned: Returned) -> bytes:

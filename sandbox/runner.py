@@ -8,6 +8,7 @@ submission it runs, and nothing here relies on that not happening.
 import contextlib
 import gc
 import importlib.util
+import json
 import math
 import operator
 import os
@@ -95,13 +96,13 @@ def main(socket_path: str) -> None:
     _detach_standard_streams()
     channel = Channel(socket_path)
     channel.send(Kind.HELLO)
-    payload, source = protocol.unpack_prepare(channel.receive(Kind.PREPARE))
-    try:
-        session = _Session(_job(payload))
-    except Exception:  # noqa: BLE001 - no code of the submission has run: whatever this is, it is ours
-        channel.fail(Stage.IMPORT, Loss.RUNNER_FAULT, traceback.format_exc())
+    job = channel.receive(Kind.PREPARE)
+    with _failing_as(channel, Stage.BUILD):
+        session = _Session(_job(json.loads(job)))
+    channel.send(Kind.BUILT)
+    source = channel.receive(Kind.SUBMISSION)
     with _failing_as(channel, Stage.IMPORT):
-        submission = _load(source)
+        submission = _load(bytes(source))
     with _failing_as(channel, Stage.WARMUP):
         session.warm_up(submission)
     channel.send(Kind.READY)

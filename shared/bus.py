@@ -193,7 +193,7 @@ class Bus:
         slots: int,
         give_up: GiveUp | None = None,
     ) -> None:
-        """Work on a durable queue until cancelled: one message per free slot, held by heartbeats while it is handled."""
+        """Work on a durable queue until cancelled: one message per free slot, held by heartbeats while handled."""
         subscription = await self._bind(consumer)
         async with asyncio.TaskGroup() as group:
             for _ in range(slots):

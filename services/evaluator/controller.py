@@ -5,6 +5,7 @@ and its deadline. A run ends as `Measured`: with evidence to be judged elsewhere
 submission did. What is the validator's own fault raises SandboxFault instead.
 """
 
+import json
 import socket
 import threading
 import time
@@ -81,6 +82,8 @@ class _Lost(Exception):
 class _Progress:
     """What is known so far, so that a run which fails halfway still reports its times."""
 
+    submitted: bool = False
+    """Whether the submission was sent. Until then every failure is the validator's own."""
     prepare_ns: int = 0
     train_ns: int = 0
     evidence_ns: int = 0
@@ -93,7 +96,7 @@ def drive(
     """Take an open sandbox through one run. `start_ns` is how long opening it took.
 
     Raises:
-        SandboxFault: the evaluator is stopping, or the runner failed before any code of the submission ran.
+        SandboxFault: the evaluator is stopping, or the sandbox failed before the submission was sent to it.
     """
     progress = _Progress()
     evidence: Evidence | None = None
@@ -110,6 +113,8 @@ def drive(
     except ChannelClosed:
         failure, detail = _ended(sandbox.wait(END_SECONDS))
     sandbox.wait(0.0)
+    if failure is not None and not progress.submitted:
+        raise SandboxFault(f"the sandbox failed before the submission was sent to it: {detail}\n{sandbox.log_tail()}")
     return Measured(
         failure=failure,
         detail=detail,
@@ -128,7 +133,7 @@ def drive(
 
 def _exchange(peer: "_Peer", run: Run, progress: _Progress, clock: Clock) -> Evidence:
     hparams, evaluation = run.hparams, run.hparams.evaluation
-    job = protocol.frame(Kind.PREPARE, protocol.pack_prepare(_job(run), run.source))
+    job = protocol.frame(Kind.PREPARE, json.dumps(_job(run)).encode())
     start = protocol.frame(Kind.START, run.tokens.astype("<u2").tobytes())
     reveal = protocol.frame(Kind.REVEAL, run.nonce)
     sizes = _evidence_sizes(hparams, is_reference=run.is_reference)
@@ -137,6 +142,9 @@ def _exchange(peer: "_Peer", run: Run, progress: _Progress, clock: Clock) -> Evi
     peer.allow(evaluation.prepare_timeout_seconds)
     peer.receive(Kind.HELLO, exactly=0)
     peer.send(job)
+    peer.receive(Kind.BUILT, exactly=0)
+    progress.submitted = True
+    peer.send(protocol.frame(Kind.SUBMISSION, run.source))
     peer.receive(Kind.READY, exactly=0)
     progress.prepare_ns = clock() - began
 
@@ -288,8 +296,6 @@ def _timeout_detail(hparams: Hparams, progress: _Progress) -> str:
 def _classify(failed: Failed) -> tuple[Failure, str]:
     """The code for a run that the runner gave up. Its word is taken, because it can only cost the submission."""
     match failed.loss:
-        case Loss.RUNNER_FAULT:
-            raise SandboxFault(f"the runner failed before the submission was loaded: {failed.message}")
         case Loss.OUT_OF_MEMORY:
             return Failure.OUT_OF_MEMORY, failed.message
         case Loss.MALFORMED_OUTPUT:

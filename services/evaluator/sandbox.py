@@ -49,7 +49,7 @@ class Sandbox(Protocol):
 
     @property
     def channel(self) -> socket.socket:
-        """Connected stream socket to the runner; blocking, deadlines by settimeout. Whatever arrives is hostile input."""
+        """Connected stream socket to the runner; deadlines by settimeout. Whatever arrives is hostile input."""
 
     def wait(self, timeout_seconds: float) -> Ended:
         """Wait for the process inside to end by itself; kill the whole sandbox when it has not by then."""
