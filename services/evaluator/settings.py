@@ -1,0 +1,36 @@
+"""The evaluator's settings, from the environment, once."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from shared import environment
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    nats_url: str
+    artifacts: Path
+    sandbox: str
+    """auto, docker or process."""
+    hotkey: str
+    shards: Path | None
+
+
+def from_environment(environ: Mapping[str, str]) -> Settings:
+    """Read and check.
+
+    Raises:
+        SettingsError: a variable is missing or unusable.
+    """
+    sandbox = environment.text(environ, "TOURNAMENT_SANDBOX", "auto")
+    if sandbox not in ("auto", "docker", "process"):
+        raise environment.SettingsError(f"TOURNAMENT_SANDBOX is {sandbox!r}; it must be auto, docker or process")
+    shards = environment.optional_text(environ, "TOURNAMENT_SHARDS_DIR")
+    return Settings(
+        nats_url=environment.text(environ, "TOURNAMENT_NATS_URL"),
+        artifacts=environment.path(environ, "TOURNAMENT_ARTIFACTS_DIR"),
+        sandbox=sandbox,
+        hotkey=environment.text(environ, "TOURNAMENT_EVALUATOR_HOTKEY", "local"),
+        shards=None if shards is None else Path(shards),
+    )
