@@ -1,1 +1,1 @@
-"""The verifier: compares evidence with the reference, judges, ranks."""
+"""Compares evidence with the reference, judges, and ranks."""

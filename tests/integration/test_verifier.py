@@ -2,20 +2,16 @@
 
 import asyncio
 import contextlib
-import dataclasses
 import functools
-import json
 import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
-import nats
 import pytest
 import structlog
 
@@ -35,70 +31,13 @@ from shared.events import (
 )
 from shared.submission import Submission, fold
 from tests.support.evidence import EXPECTED, REFERENCE, altered
+from tests.support.servers import eventually
 from tests.support.stories import completed, finished, paid, requested, started
 
 pytestmark = pytest.mark.servers
 
 T = TypeVar("T")
-DEADLINE_SECONDS = 60.0
-POLL_SECONDS = 0.02
-ACK_WAIT_SECONDS = 2.0
 PROJECT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def nats_binary() -> str:
-    return str(Path(sys.executable).with_name("nats-server"))
-
-
-@pytest.fixture
-def nats_url(nats_binary: str, tmp_path: Path) -> Iterator[str]:
-    """A fresh server with the declared stream and consumers."""
-    ports = tmp_path / "ports"
-    ports.mkdir()
-    command = [nats_binary, "-a", "127.0.0.1", "-p", "-1", "-js", "-sd", str(tmp_path / "jetstream")]
-    with (tmp_path / "nats.log").open("wb") as log:
-        server = subprocess.Popen([*command, "--ports_file_dir", str(ports)], stderr=log)
-    try:
-        url = _address(ports, server)
-        asyncio.run(_declare(url))
-        yield url
-    finally:
-        server.kill()
-        server.wait()
-
-
-def _address(ports: Path, server: subprocess.Popen[bytes]) -> str:
-    """Where the server listens, once it says so."""
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while time.monotonic() < deadline and server.poll() is None:
-        for file in ports.glob("*.ports"):
-            with contextlib.suppress(json.JSONDecodeError):  # half written
-                return str(json.loads(file.read_text())["nats"][0])
-        time.sleep(POLL_SECONDS)
-    raise AssertionError("the NATS server did not start")
-
-
-async def _declare(url: str) -> None:
-    client = await nats.connect(url)
-    manager = client.jetstream()
-    await manager.add_stream(config=streams.stream_config())
-    for consumer in streams.CONSUMERS:
-        # What a killed replica held comes back soon.
-        quick = dataclasses.replace(consumer, ack_wait_seconds=ACK_WAIT_SECONDS)
-        await manager.add_consumer(streams.STREAM, streams.consumer_config(quick))
-    await client.close()
-
-
-@pytest.fixture
-async def connection(nats_url: str) -> AsyncIterator[Bus]:
-    async with bus.connect(nats_url, producer="test") as connected:
-        yield connected
-
-
-@pytest.fixture
-def artifacts(tmp_path: Path) -> ArtifactStore:
-    return ArtifactStore(tmp_path / "artifacts")
 
 
 @contextlib.asynccontextmanager
@@ -122,15 +61,6 @@ async def ranking_only(url: str) -> AsyncIterator[None]:
         work = tasks.create_task(handlers.rank(connected))
         yield
         work.cancel()
-
-
-async def eventually(condition: Callable[[], Awaitable[T | None]]) -> T:
-    """The condition's first true answer."""
-    async with asyncio.timeout(DEADLINE_SECONDS):
-        while True:
-            if answer := await condition():
-                return answer
-            await asyncio.sleep(POLL_SECONDS)
 
 
 async def tell(connection: Bus, *events: Event) -> None:

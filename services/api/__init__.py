@@ -1,0 +1,1 @@
+"""Projects the stream into Postgres and serves it to people."""

@@ -1,0 +1,1 @@
+"""Takes submissions over HTTP, checks their payment, and asks for their evaluation."""

@@ -1,0 +1,1 @@
+"""Decides every interval who gets the emission, and records it."""
