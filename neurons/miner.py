@@ -10,17 +10,16 @@ from pathlib import Path
 
 import msgspec
 
-from neurons import local, render
+from neurons import competition, local, render
 from services.evaluator import providers
 from services.evaluator.evaluation import open_bench
-from services.evaluator.machine import list_gpus, place
-from shared import environment, hparams, logs
+from services.evaluator.machine import place
+from shared import environment, logs
 from shared.admission import InvalidSubmission, check_source
 from shared.events import Machine
 from shared.faults import PoisonMessage, TransientFault
-from shared.hparams import Hparams, HparamsError
+from shared.hparams import HparamsError
 
-HPARAMS = Path(__file__).parents[1] / "hparams"
 PASSED, FAILED, UNUSABLE = 0, 1, 2
 
 
@@ -80,7 +79,8 @@ def _test(options: argparse.Namespace) -> local.Verdict:
         )
     source = _read(options.file)
     with render.progress() as report:
-        parameters = _hparams(options.hparams, report)
+        _, parameters, sentence = competition.choose(options.hparams)
+        report(sentence)
         try:
             check_source(source, max_bytes=parameters.max_code_bytes)
         except InvalidSubmission as error:
@@ -105,23 +105,6 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise Unusable(f"cannot read {path}: {error.strerror}") from None
-
-
-def _hparams(chosen: Path | None, report: local.Report) -> Hparams:
-    """The competition to test under, said aloud.
-
-    Raises:
-        HparamsError: the file cannot be used.
-    """
-    if chosen is not None:
-        parameters = hparams.load(chosen)
-        report(f"hparams {parameters.name} from {chosen}")
-        return parameters
-    gpus = list_gpus()
-    parameters = hparams.load(HPARAMS / ("hparams.json" if gpus else "demo.json"))
-    found = f"{gpus[0][1]} found" if gpus else "no GPU found, so speeds say nothing about the real tournament"
-    report(f"hparams {parameters.name}: {found}")
-    return parameters
 
 
 def _end_unjudged(why: str, options: argparse.Namespace, *, code: int) -> int:

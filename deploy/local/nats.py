@@ -1,10 +1,15 @@
 """The real NATS server from its wheel, as a program on loopback. deploy/nats.conf says how it is configured."""
 
+import functools
 import sysconfig
 from pathlib import Path
 
+import nats
+from nats.errors import Error as NatsError
+
 from deploy.local.program import LOOPBACK, Program
 
+PROBE_SECONDS = 2
 CONFIGURATION = Path(__file__).parents[1] / "nats.conf"
 
 
@@ -14,10 +19,20 @@ def server(store: Path, *, port: int, token: str) -> Program:
     return Program(
         name="nats",
         command=(str(binary), "--config", str(CONFIGURATION)),
-        settings={"NATS_PORT": str(port), "NATS_TOKEN": token, "NATS_STORE_DIR": str(store)},
+        settings={"NATS_PORT": str(port), "NATS_TOKEN": token, "NATS_STORE_DIR": f'"{store}"'},
+        ready=functools.partial(_answers, url(port=port, token=token)),
     )
 
 
 def url(*, port: int, token: str) -> str:
     """Where clients find it."""
     return f"nats://{token}@{LOOPBACK}:{port}"
+
+
+async def _answers(address: str) -> bool:
+    try:
+        client = await nats.connect(address, allow_reconnect=False, connect_timeout=PROBE_SECONDS)
+    except (NatsError, OSError, TimeoutError):
+        return False
+    await client.close()
+    return True

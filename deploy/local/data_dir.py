@@ -1,0 +1,55 @@
+"""The one folder that holds everything of a local tournament: who may use it, and the secret of its servers."""
+
+import contextlib
+import fcntl
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+
+class DataDirError(Exception):
+    """The folder cannot be used. The message says why and what to do."""
+
+
+@contextlib.contextmanager
+def hold(folder: Path) -> Iterator[None]:
+    """Make the folder and keep every other tournament out of it, until the block is left or this process dies.
+
+    Raises:
+        DataDirError: it cannot be written, or another tournament runs in it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "lock").open("a+")
+    except OSError as error:
+        raise DataDirError(
+            f"cannot write to the data directory {folder}: {error.strerror}; set TOURNAMENT_DATA_DIR to another"
+        ) from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.seek(0)
+            raise DataDirError(
+                f"another tournament (process {lock.read().strip() or 'unknown'}) runs in {folder}; "
+                "stop it, or set TOURNAMENT_DATA_DIR to another folder"
+            ) from None
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
+        yield
+
+
+def secret(folder: Path) -> str:
+    """What the servers of this folder ask of their clients: made once, readable by its owner alone.
+
+    Loopback is open to every user of the machine, and whoever can write into the stream can decide who is paid.
+    """
+    file = folder / "secret"
+    if not file.exists():
+        unfinished = file.with_suffix(".unfinished")
+        unfinished.touch(mode=0o600)
+        unfinished.write_text(f"t{secrets.token_hex(16)}")
+        unfinished.rename(file)
+    return file.read_text()

@@ -1,0 +1,56 @@
+# Every habit of the project. `uv run just` lists them; a person needs only Python >= 3.11 and pip: `pip install uv`.
+
+set positional-arguments
+
+# What there is
+default:
+    @just --list --unsorted
+
+# A whole tournament from nothing to its leaderboard, on real parts, in about two minutes
+[group('run')]
+demo *arguments:
+    uv run python -m deploy.local.demo "$@"
+
+# A whole validator on this machine, until Ctrl-C; the same as `python -m neurons.validator`
+[group('run')]
+up *arguments:
+    uv run python -m neurons.validator "$@"
+
+# Test a train.py on this machine, exactly as a validator will
+[group('run')]
+try file *arguments:
+    uv run python -m neurons.miner "$@" --skip-payment
+
+# The image that submissions run in: from the public base, or from Debian packages without a registry (as root)
+[group('run')]
+sandbox-image:
+    uv run python -m deploy.sandbox_image
+
+# Everything that must hold: lint, strict types, import walls, the whole suite
+[group('check')]
+test *arguments: lint
+    uv run pytest "$@"
+
+# What takes seconds: unit tests and nothing that starts a server or a container
+[group('check')]
+fast *arguments:
+    uv run pytest tests/unit "$@"
+
+# Lint, format, strict types, import walls
+[group('check')]
+lint:
+    uv run ruff check .
+    uv run ruff format --check .
+    uv run mypy
+    uv run lint-imports
+
+# Put the code into its one format
+[group('check')]
+format:
+    uv run ruff check --fix .
+    uv run ruff format .
+
+# Real token shards from text files: `just shards OUT TEXT...`
+[group('data')]
+shards *arguments:
+    uv run python -m sandbox.benchmark.make_shards "$@"
