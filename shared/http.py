@@ -3,13 +3,14 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from http import HTTPStatus
 
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from shared.environment import SettingsError
@@ -23,11 +24,19 @@ BACKLOG = 2048
 class Problem(Exception):
     """An answer other than success. `detail` says what is wrong and what to do; `code` never changes its meaning."""
 
-    def __init__(self, status: int, code: str, detail: str) -> None:
+    def __init__(self, status: int, code: str, detail: str, *, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(detail)
         self.status = status
         self.code = code
         self.detail = detail
+        self.headers = headers
+
+
+class ProblemBody(BaseModel):
+    """What every answer other than success contains."""
+
+    detail: str = Field(description="What is wrong and what to do.")
+    code: str = Field(description="For programs: it never changes its meaning.")
 
 
 def answer_problems(app: FastAPI) -> None:
@@ -35,7 +44,7 @@ def answer_problems(app: FastAPI) -> None:
 
     @app.exception_handler(Problem)
     async def _problem(request: Request, problem: Problem) -> JSONResponse:
-        return _answer(problem.status, problem.code, problem.detail)
+        return _answer(problem.status, problem.code, problem.detail, headers=problem.headers)
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -45,9 +54,7 @@ def answer_problems(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> JSONResponse:
         code = HTTPStatus(error.status_code).name.lower()
-        answer = _answer(error.status_code, code, str(error.detail))
-        answer.headers.update(error.headers or {})
-        return answer
+        return _answer(error.status_code, code, str(error.detail), headers=error.headers)
 
     @app.exception_handler(Exception)
     async def _bug(request: Request, error: Exception) -> JSONResponse:
@@ -55,8 +62,8 @@ def answer_problems(app: FastAPI) -> None:
         return _answer(HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", "a fault of this server, and it is logged")
 
 
-def _answer(status: int, code: str, detail: str) -> JSONResponse:
-    return JSONResponse({"detail": detail, "code": code}, status_code=status)
+def _answer(status: int, code: str, detail: str, *, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    return JSONResponse({"detail": detail, "code": code}, status_code=status, headers=headers)
 
 
 def listen(host: str, port: int, *, setting: str) -> socket.socket:
