@@ -73,7 +73,8 @@ def listen(host: str, port: int, *, setting: str) -> socket.socket:
         SettingsError: the address cannot be had; names the setting that chooses another.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # With its protocol named, because asyncio turns Nagle's algorithm off only then: 40 ms on every answer.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
