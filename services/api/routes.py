@@ -1,0 +1,111 @@
+"""The REST routes: each reads, makes an answer, and nothing else. Errors are shared.http's."""
+
+import re
+from http import HTTPStatus
+from typing import Annotated, Any
+
+import msgspec
+from fastapi import FastAPI, Query, Request, Response
+from fastapi.responses import JSONResponse
+
+from services.api import answers, database, views
+from services.api.database import Pool
+from services.api.handlers import Progress
+from shared import http
+from shared.faults import TransientFault
+
+MOST_ROWS = 1000
+MOST_RUNS = 1000
+"""Of one submission: ten evaluations of the most runs that hparams allow."""
+
+Limit = Annotated[int, Query(ge=1, le=MOST_ROWS, description="At most this many rows.")]
+
+DESCRIPTION = """
+Who is fastest, and what became of a submission. Everything here is read from the event log, a moment after it was
+written there. Errors are `{"detail": …, "code": …}`; after `try_again_later` the same request is worth sending again.
+"""
+
+
+def create(pool: Pool, progress: Progress, *, competition: str) -> FastAPI:
+    """The app. `competition` is the sha256 of the hparams whose leaderboard is shown."""
+    app = FastAPI(title="Templar Tournament", version="1", description=DESCRIPTION)
+    http.answer_problems(app)
+
+    @app.exception_handler(TransientFault)
+    async def _away(request: Request, fault: TransientFault) -> JSONResponse:
+        content = {"detail": f"{fault}; try again in a few seconds", "code": "try_again_later"}
+        return JSONResponse(content, status_code=HTTPStatus.SERVICE_UNAVAILABLE)
+
+    @app.get("/health", response_model=views.Health, responses={503: {"model": views.Health}})
+    async def health() -> Response:
+        """Whether this server's answers are good: 503 when it cannot answer, or will learn nothing new by itself."""
+        row, fault = None, None
+        try:
+            row = next(iter(await database.read(pool, "health")), None)
+        except TransientFault as error:
+            fault = str(error)
+        if row is None and fault is None:
+            fault = database.NO_SCHEMA
+        nats = progress.bus is not None and progress.bus.connected
+        answer = answers.health(row, fault=fault, nats=nats, waits=progress.waits, stopped=progress.stopped)
+        good = answer["status"] != "unavailable"
+        return _json(answer, HTTPStatus.OK if good else HTTPStatus.SERVICE_UNAVAILABLE)
+
+    @app.get("/leaderboard", response_model=list[views.LeaderboardRow], responses=_problems(422, 503))
+    async def leaderboard(limit: Limit = 100) -> Response:
+        """The ranked submissions of the current competition, the leader first."""
+        return _json(answers.leaderboard(await database.read(pool, "leaderboard", competition, limit)))
+
+    @app.get("/submissions/{submission_id}", response_model=views.Submission, responses=_problems(404, 503))
+    async def submission(submission_id: str) -> Response:
+        """One submission, and how far it is."""
+        rows = await database.read(pool, "submission", _known_form(submission_id))
+        if not rows:
+            raise _not_found(submission_id)
+        return _json(answers.submission(rows[0]))
+
+    @app.get(
+        "/submissions/{submission_id}/evaluations",
+        response_model=list[views.Evaluation],
+        responses=_problems(404, 503),
+    )
+    async def evaluations(submission_id: str) -> Response:
+        """Every run of a submission that counted when it ended, in that order."""
+        rows = await database.read(pool, "evaluations", _known_form(submission_id), MOST_RUNS)
+        if not rows:
+            raise _not_found(submission_id)
+        return _json([answers.evaluation(row) for row in rows if row["completed"] is not None])
+
+    @app.get("/weights", response_model=list[views.Weights], responses=_problems(422, 503))
+    async def weights(limit: Limit = 100) -> Response:
+        """What was sent to the chain, the newest first."""
+        return _json([answers.weights(row) for row in await database.read(pool, "weights", limit)])
+
+    return app
+
+
+_SUBMISSION_ID = re.compile(r"[0-9a-f]{32}")
+
+
+def _known_form(submission_id: str) -> str:
+    if _SUBMISSION_ID.fullmatch(submission_id) is None:
+        raise http.Problem(
+            HTTPStatus.NOT_FOUND,
+            "submission_not_found",
+            "a submission's id is 32 lower-case hex digits, as it was given when it was submitted",
+        )
+    return submission_id
+
+
+def _not_found(submission_id: str) -> http.Problem:
+    detail = f"no submission {submission_id} is known here; one that was accepted just now takes a moment to appear"
+    return http.Problem(HTTPStatus.NOT_FOUND, "submission_not_found", detail)
+
+
+def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {status: {"model": views.Problem} for status in statuses}
+
+
+def _json(answer: object, status: int = HTTPStatus.OK) -> Response:
+    """Bytes at once: FastAPI's own way validates and encodes 100 rows seven times slower."""
+    return Response(msgspec.json.encode(answer), status_code=status, media_type="application/json")

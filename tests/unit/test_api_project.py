@@ -1,0 +1,300 @@
+"""The projection without Postgres: given these events, these rows, however they are cut into batches."""
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.api.project import EventRow, Rows, StandingRow, SubmissionRow, decode_state, project, touched
+from shared.events import (
+    CATALOGUE,
+    Event,
+    LeaderboardChanged,
+    MessageDeadLettered,
+    Recorded,
+    RunCompleted,
+    Standing,
+    Verified,
+    WeightsSet,
+    decode,
+)
+from shared.faults import UnknownEvent
+from shared.submission import Submission, fold
+from tests.support.stories import (
+    ALICE,
+    BEGIN,
+    COMPETITION,
+    abandoned,
+    completed,
+    finished,
+    paid,
+    record,
+    requested,
+    started,
+    story,
+    verified,
+)
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "events"
+FAILED: tuple[Event, ...] = (paid(), requested(), started(), completed(), verified(failure="output_mismatch"))
+
+
+@dataclass
+class Tables:
+    """What the statements of queries.sql do with rows, in memory."""
+
+    submissions: dict[str, SubmissionRow] = field(default_factory=dict)
+    evaluations: dict[tuple[str, str], tuple[object, ...]] = field(default_factory=dict)
+    standings: dict[tuple[str, str], StandingRow] = field(default_factory=dict)
+    weights: dict[int, EventRow] = field(default_factory=dict)
+    dead_letters: dict[int, EventRow] = field(default_factory=dict)
+
+    def states(self, names: Iterable[str]) -> dict[str, Submission]:
+        return {name: decode_state(self.submissions[name].state) for name in names if name in self.submissions}
+
+    def save(self, rows: Rows) -> None:
+        self.submissions |= rows.submissions
+        self.evaluations |= {key: (*run, None, None) for key, run in rows.runs.items()}
+        for key, verdict in rows.verdicts.items():
+            self.evaluations[key] = (*self.evaluations[key][:6], verdict.sequence, verdict.verified)
+        self.standings |= rows.standings
+        assert not rows.weights.keys() & self.weights.keys()
+        assert not rows.dead_letters.keys() & self.dead_letters.keys()
+        self.weights |= rows.weights
+        self.dead_letters |= rows.dead_letters
+
+
+def projected(*batches: Sequence[Recorded]) -> Tables:
+    tables = Tables()
+    for batch in batches:
+        tables.save(project(tables.states(touched(batch)), batch))
+    return tables
+
+
+def ranked(submission: str, score: float, *, cause: int = 1, competition: str = COMPETITION) -> LeaderboardChanged:
+    entry = Standing(
+        rank=1, submission_id=submission, miner_hotkey=ALICE, miner_uid=7, score=score, submitted_sequence=1
+    )
+    return LeaderboardChanged(competition=competition, cause_sequence=cause, entry=entry, ranked=1, top=(entry,))
+
+
+def weights(interval: int) -> WeightsSet:
+    return WeightsSet(
+        netuid=3,
+        interval=interval,
+        interval_seconds=600,
+        reason="burn_no_leader",
+        hotkey=None,
+        uid=None,
+        weight=0.0,
+        leader_submission_id=None,
+        outcome="no_chain",
+        detail="no chain is configured",
+    )
+
+
+def dead_letter(sequence: int) -> MessageDeadLettered:
+    return MessageDeadLettered(consumer="c", sequence=sequence, subject="tournament.x", deliveries=5, error="poison")
+
+
+def test_a_finished_submission() -> None:
+    events = story(paid(), *finished("s1", (100.0, 300.0)), ranked("s1", 200.0, cause=7))
+    tables = projected(events)
+    row = tables.submissions["s1"]
+    assert row[:3] == ("s1", "finished", 200.0)
+    assert (row.created_at, row.updated_at) == (events[0].envelope.time, events[6].envelope.time)
+    assert [(run[1], run[2], run[3], run[6]) for run in tables.evaluations.values()] == [
+        ("evaluation-s1-0", "evaluation-s1", 4, 5),
+        ("evaluation-s1-1", "evaluation-s1", 6, 7),
+    ]
+    assert list(tables.standings.values()) == [(COMPETITION, "s1", ALICE, 7, 200.0, 1, 7)]
+
+
+def test_the_state_is_the_shared_fold_without_logs() -> None:
+    events = story(*FAILED)
+    state = fold(events)
+    assert state is not None
+    (run,) = state.runs
+    without = msgspec.structs.replace(run, completed=msgspec.structs.replace(run.completed, log_tail=""))
+    tables = projected(events)
+    assert tables.states(["s1"])["s1"] == msgspec.structs.replace(state, runs=(without,))
+    assert tables.submissions["s1"].status == "failed_validation"
+    (stored,) = tables.evaluations.values()
+    assert msgspec.json.decode(str(stored[5]), type=RunCompleted) == without.completed
+    assert msgspec.json.decode(str(stored[7]), type=Verified) == run.verified
+
+
+RUNS: list[tuple[str, tuple[Event, ...], list[tuple[str, bool]]]] = [
+    ("only paid", (paid(),), []),
+    ("a run is not judged yet", FAILED[:-1], [("e1-0", False)]),
+    ("a run is judged", FAILED, [("e1-0", True)]),
+    ("only the first verdict counts", (*FAILED, verified()), [("e1-0", True)]),
+    ("a fenced-off attempt", (*FAILED[:3], started(attempt=2), completed(attempt=1)), []),
+    ("out of turn", (*FAILED[:3], completed(1)), []),
+    ("told twice", (*FAILED[:4], completed()), [("e1-0", False)]),
+    ("given up", (*FAILED[:4], abandoned()), [("e1-0", False)]),
+    (
+        "a re-test keeps the runs before it",
+        (*FAILED, *finished("s1", (1.0, 2.0), evaluation="e2")),
+        [("e1-0", True), ("e2-0", True), ("e2-1", True)],
+    ),
+    (
+        "a verdict that comes after a re-test began",
+        (*FAILED[:4], requested(evaluation="e2"), verified()),
+        [("e1-0", False)],
+    ),
+    (
+        "an evaluation that is taken up again",
+        (*FAILED, requested(evaluation="e2"), requested(evaluation="e1"), started(), completed()),
+        [("e1-0", False)],
+    ),
+]
+
+
+@pytest.mark.parametrize(("why", "given_events", "expected"), RUNS, ids=[row[0] for row in RUNS])
+def test_runs(why: str, given_events: tuple[Event, ...], expected: list[tuple[str, bool]]) -> None:
+    events = story(*given_events)
+    for tables in (projected(events), projected(*([recorded] for recorded in events))):
+        assert [(run[1], run[7] is not None) for run in tables.evaluations.values()] == expected, why
+
+
+def test_given_up_is_an_error() -> None:
+    assert projected(story(paid(), requested(), abandoned())).submissions["s1"].status == "error"
+
+
+def test_equal_run_ids_of_two_submissions_are_two_runs() -> None:
+    both = (*FAILED, paid("s2"), requested("s2"), started("s2"), completed(submission="s2"))
+    assert len(projected(story(*both)).evaluations) == 2
+
+
+def test_what_was_never_paid_has_no_row() -> None:
+    assert projected(story(requested(), started(), completed(), verified())) == Tables()
+
+
+def test_the_latest_entry_of_a_submission_stands_in_each_competition() -> None:
+    events = story(ranked("s1", 5.0), ranked("s1", 4.0, cause=9), ranked("s1", 6.0, competition="d" * 64))
+    for tables in (projected(events), projected(*([recorded] for recorded in events))):
+        assert {key: row.score for key, row in tables.standings.items()} == {
+            (COMPETITION, "s1"): 4.0,
+            ("d" * 64, "s1"): 6.0,
+        }
+
+
+def test_postgres_stores_no_nul() -> None:
+    event = ranked("s1", 5.0)
+    hostile = msgspec.structs.replace(event, entry=msgspec.structs.replace(event.entry, miner_hotkey="a\0b"))
+    assert projected([record(1, hostile)]).standings[COMPETITION, "s1"].miner_hotkey == "a\N{REPLACEMENT CHARACTER}b"
+    rows = projected(story(paid(hotkey="a\0b"), requested(), abandoned()))
+    assert "\0" not in rows.submissions["s1"].state
+    assert rows.states(["s1"])["s1"].paid.miner_hotkey == "a\0b"
+
+
+def test_weights_and_dead_letters_are_kept_as_they_are() -> None:
+    tables = projected(story(weights(1), dead_letter(7), weights(2)))
+    assert [msgspec.json.decode(row.event, type=WeightsSet) for row in tables.weights.values()] == [
+        weights(1),
+        weights(2),
+    ]
+    (letter,) = tables.dead_letters.values()
+    assert (letter.sequence, msgspec.json.decode(letter.event, type=MessageDeadLettered)) == (2, dead_letter(7))
+
+
+def test_only_the_states_of_touched_submissions_are_needed() -> None:
+    assert touched(story(paid("s2"), weights(1), paid("s1"), requested("s2"), ranked("s3", 1.0))) == ["s1", "s2"]
+
+
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_every_event_has_a_rule(name: str) -> None:
+    for file in GOLDEN.glob(f"{name}.v*.json"):
+        envelope = decode(file.read_bytes())
+        project({}, [record(1, envelope.data)])
+
+
+class Unheard(Event, frozen=True, kw_only=True):
+    """A new event outside of the submissions' stories."""
+
+    key = ("name",)
+    name: str
+
+
+def test_an_event_without_a_rule_is_not_skipped() -> None:
+    recorded = record(1, weights(1))
+    unheard = msgspec.structs.replace(recorded.envelope, type="Unheard", data=Unheard(name="x"))
+    with pytest.raises(UnknownEvent, match="Unheard is not projected yet"):
+        project({}, [msgspec.structs.replace(recorded, envelope=unheard)])
+
+
+def stories(name: str) -> list[tuple[Event, ...]]:
+    """Every kind of life that a submission has."""
+    first, second = f"{name}-e1", f"{name}-e2"
+    begun = (paid(name), requested(name, first), started(name, first))
+    run = completed(submission=name, evaluation=first)
+    failed = (*begun, run, verified(submission=name, evaluation=first, failure="crashed"))
+    passed = (paid(name), *finished(name, (100.0, 300.0), evaluation=first), ranked(name, 200.0))
+    taken_over = (
+        *begun,
+        run,
+        started(name, first, attempt=2),
+        completed(1, submission=name, evaluation=first, attempt=2),
+    )
+    return [
+        (paid(name),),
+        failed,
+        passed,
+        (*begun, run, abandoned(name, first)),
+        (*taken_over, completed(2, submission=name, evaluation=first, attempt=1)),
+        (*failed, *finished(name, (7.0,), evaluation=second), ranked(name, 7.0)),
+        (*passed, requested(name, second), started(name, second), completed(submission=name, evaluation=second)),
+        (*failed[:4], requested(name, second), failed[4]),
+    ]
+
+
+NAMES = ("s1", "s2", "s3")
+OTHERS: tuple[Event, ...] = (weights(1), dead_letter(3), weights(2))
+
+
+@st.composite
+def interleaved(draw: st.DrawFn) -> list[Event]:
+    """Some stories, each in its own order, mixed in any way."""
+    chosen = [draw(st.sampled_from(stories(name))) for name in NAMES]
+    waiting = [list(events) for events in (*chosen, OTHERS)]
+    turns = [number for number, events in enumerate(waiting) for _ in events]
+    return [waiting[number].pop(0) for number in draw(st.permutations(turns))]
+
+
+@given(events=interleaved(), data=st.data())
+def test_batches_of_any_size_give_the_same_rows(events: list[Event], data: st.DataObject) -> None:
+    whole = story(*events)
+    cuts = sorted(data.draw(st.sets(st.integers(1, len(whole) - 1))))
+    batches = [whole[begin:end] for begin, end in itertools.pairwise([0, *cuts, len(whole)])]
+    assert projected(*batches) == projected(whole) == projected(*([recorded] for recorded in whole))
+
+
+@given(events=interleaved())
+def test_how_stories_are_mixed_changes_no_row_of_theirs(events: list[Event]) -> None:
+    mixed = projected(story(*events))
+    for name in NAMES:
+        own = [event for event in events if name in (getattr(event, "submission_id", ""), _entry(event))]
+        assert _timeless(mixed, name) == _timeless(projected(story(*own)), name)
+
+
+def _entry(event: Event) -> str | None:
+    return event.entry.submission_id if isinstance(event, LeaderboardChanged) else None
+
+
+def _timeless(tables: Tables, name: str) -> object:
+    """The rows of one submission, without the sequences and times, which depend on what is between its events."""
+    state = tables.states([name])[name]
+    same = msgspec.structs.replace(state, created_at=BEGIN, updated_at=BEGIN, last_sequence=0, paid_sequence=0)
+    runs = {key: (run[2], run[5], run[7]) for key, run in tables.evaluations.items() if key[0] == name}
+    return (
+        same,
+        tables.submissions[name][:3],
+        runs,
+        {key: row for key, row in tables.standings.items() if key[1] == name},
+    )
