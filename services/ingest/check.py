@@ -28,8 +28,9 @@ LENGTH = struct.Struct(">I")
 class SourceCheck:
     """The child process: started when it is first needed, and again after it was ended. Call `close` at the end."""
 
-    def __init__(self, *, max_bytes: int) -> None:
+    def __init__(self, *, max_bytes: int, cpu_seconds: float = CPU_SECONDS) -> None:
         self._max_bytes = max_bytes
+        self._cpu_seconds = cpu_seconds
         self._turn = asyncio.Lock()
         self._child: Process | None = None
 
@@ -46,7 +47,7 @@ class SourceCheck:
             except (asyncio.IncompleteReadError, OSError) as error:
                 if await self._end() == -signal.SIGVTALRM:
                     raise InvalidSubmission(
-                        f"the file takes Python more than {CPU_SECONDS:g} s to parse; make it simpler"
+                        f"the file takes Python more than {self._cpu_seconds:g} s to parse; make it simpler"
                     ) from None
                 raise TransientFault(f"the checking process ended: {error!r}") from error
             except asyncio.CancelledError:
@@ -62,7 +63,7 @@ class SourceCheck:
     async def _ask(self, source: bytes) -> str:
         if self._child is None:
             self._child = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "services.ingest.check", str(self._max_bytes)),
+                *(sys.executable, "-m", "services.ingest.check", str(self._max_bytes), str(self._cpu_seconds)),
                 cwd=PROJECT,
                 stdin=PIPE,
                 stdout=PIPE,
@@ -87,11 +88,11 @@ class SourceCheck:
         return code
 
 
-def work(questions: BinaryIO, answers: BinaryIO, *, max_bytes: int) -> None:
+def work(questions: BinaryIO, answers: BinaryIO, *, max_bytes: int, cpu_seconds: float) -> None:
     """The child: answer until the service closes the pipe, or has died."""
     while header := questions.read(LENGTH.size):
         source = questions.read(*LENGTH.unpack(header))
-        signal.setitimer(signal.ITIMER_VIRTUAL, CPU_SECONDS)  # its signal ends the process, even inside the parser
+        signal.setitimer(signal.ITIMER_VIRTUAL, cpu_seconds)  # its signal ends the process, even inside the parser
         wrong = ""
         try:
             check_source(source, max_bytes=max_bytes)
@@ -105,4 +106,4 @@ def work(questions: BinaryIO, answers: BinaryIO, *, max_bytes: int) -> None:
 
 if __name__ == "__main__":
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    work(sys.stdin.buffer, sys.stdout.buffer, max_bytes=int(sys.argv[1]))
+    work(sys.stdin.buffer, sys.stdout.buffer, max_bytes=int(sys.argv[1]), cpu_seconds=float(sys.argv[2]))

@@ -49,7 +49,7 @@ class Accepted(BaseModel):
     """A submission that was accepted, now or before."""
 
     submission_id: str = Field(description="Derived from its payment: the same request is the same submission.")
-    status: Status = Field(description="Where it stands now; what each value means is said at its status_url.")
+    status: Status = Field(description="Where it stands now.")
     status_url: str = Field(description="Where to watch it.")
     code_hash: str = Field(description="Of the file as it was received.", examples=["sha256:9f86d081884c7d65…"])
     created_at: datetime = Field(description="When it was first accepted, UTC.")

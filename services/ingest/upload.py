@@ -116,7 +116,7 @@ async def _form(request: Request, body: bytes) -> AsyncIterator[list[tuple[str, 
 
     measured = Request(request.scope, receive)
     try:
-        async with measured.form(max_files=MAX_PARTS, max_fields=MAX_PARTS, max_part_size=ENVELOPE_BYTES) as form:
+        async with measured.form(max_files=MAX_PARTS, max_fields=MAX_PARTS, max_part_size=len(body)) as form:
             yield form.multi_items()
     except HTTPException as error:
         raise _invalid(f"the body is no multipart form: {error.detail}") from None
