@@ -26,7 +26,7 @@ from shared.submission import Status
 PATIENCE_SECONDS = 10.0
 """How long a request waits for NATS or the disk; enough for a restart, or the election of a new leader."""
 RETRY_AFTER_SECONDS = 5
-LINGER_SECONDS = 5.0
+LINGER_SECONDS = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
