@@ -28,12 +28,13 @@ CREATE TABLE evaluations (
     sequence bigint NOT NULL, -- of RunCompleted
     created_at timestamptz NOT NULL,
     completed json NOT NULL, -- RunCompleted, without its log
-    verified_sequence bigint,
+    verified_sequence bigint, -- of Verified
     verified json,
     PRIMARY KEY (submission_id, run_id)
 );
 
--- The latest entry of a submission in a competition. Its rank is its place in the order of the index.
+-- The latest entry of a submission in a competition. Its rank is its place in the order of the index, and all that a
+-- row of the leaderboard shows is here, so that reading one joins nothing.
 CREATE TABLE standings (
     competition text,
     submission_id text,
@@ -41,7 +42,8 @@ CREATE TABLE standings (
     miner_uid integer,
     score double precision NOT NULL,
     submitted_sequence bigint NOT NULL,
-    cause_sequence bigint NOT NULL, -- of the Verified that completed it: evaluations.verified_sequence
+    num_evaluations integer NOT NULL, -- runs that the score is the mean of
+    created_at timestamptz NOT NULL, -- of the submission
     PRIMARY KEY (competition, submission_id)
 );
 CREATE INDEX standings_by_rank ON standings (competition, score DESC, submitted_sequence);

@@ -52,9 +52,6 @@ def _is_away(error: Exception) -> bool:
 async def writer(url: str) -> AsyncIterator[Connection]:
     """A connection for the projection.
 
-    Its commits are not waited for to be on disk: a crash takes back the rows and their position together, and the
-    stream has them still.
-
     Raises:
         TransientFault: PostgreSQL is away.
     """
@@ -65,7 +62,6 @@ async def writer(url: str) -> AsyncIterator[Connection]:
             command_timeout=WRITE_SECONDS,
             server_settings={
                 "application_name": "api-projection",
-                "synchronous_commit": "off",
                 # A machine that vanished must not hold the position for the other replicas.
                 "idle_in_transaction_session_timeout": _milliseconds(WRITE_SECONDS),
             },

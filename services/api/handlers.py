@@ -89,7 +89,7 @@ async def _check_stream(bus: Bus, position: int) -> None:
 
 
 async def _follow(bus: Bus, connection: Connection, position: int) -> None:
-    """Returns when the stored position went back: the read model is rebuilt, or a crash took the last of it."""
+    """Returns when the stored position went back: somebody emptied the read model, to have it rebuilt."""
     async with contextlib.aclosing(bus.follow(after=position)) as batches:
         async for batch in batches:
             while fresh := [recorded for recorded in batch if recorded.sequence > position]:

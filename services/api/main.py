@@ -1,30 +1,30 @@
-"""Composition root of the API: binds its port, then projects the stream and answers requests until told to stop.
+"""Composition root of the API: takes its port, then projects the stream and answers requests until told to stop.
 
 Neither server has to be there at the start: requests are answered, with 503 where there is nothing to answer from.
 """
 
 import asyncio
 import os
+from contextlib import AsyncExitStack, closing
 
-from services.api import database, handlers, routes
+from services.api import database, handlers, http
 from services.api.handlers import Progress
-from services.api.settings import Settings, from_environment
-from shared import bus, hparams, http, process
+from services.api.settings import from_environment
+from shared import bus, hparams, process
+from shared.http import listen, serve
 
 
 async def main() -> None:
     settings = from_environment(os.environ)
-    competition = hparams.load(settings.hparams).sha256
-    listener = http.listen(settings.host, settings.port, setting="TOURNAMENT_API_PORT")
-    progress = Progress()
-    async with database.readers(settings.postgres_url) as pool, asyncio.TaskGroup() as tasks:
-        tasks.create_task(http.serve(routes.create(pool, progress, competition=competition), listener))
-        tasks.create_task(_project(settings, progress))
-
-
-async def _project(settings: Settings, progress: Progress) -> None:
-    async with bus.connect(settings.nats_url, producer="api") as connection:
-        await handlers.follow(connection, settings.postgres_url, progress)
+    with closing(listen(settings.host, settings.port, setting="TOURNAMENT_API_PORT")) as listener:
+        competition = hparams.load(settings.hparams).sha256
+        progress = Progress()
+        # The bus is opened while requests are answered already, and outlives a projection that has to stop.
+        async with AsyncExitStack() as resources, asyncio.TaskGroup() as tasks:
+            pool = await resources.enter_async_context(database.readers(settings.postgres_url))
+            tasks.create_task(serve(http.create(pool, progress, competition=competition), listener))
+            connection = await resources.enter_async_context(bus.connect(settings.nats_url, producer="api"))
+            tasks.create_task(handlers.follow(connection, settings.postgres_url, progress))
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ class EventRow(NamedTuple):
 
 @dataclass(frozen=True)
 class Rows:
-    """What to write, each row under its key: the runs before the verdicts, the others in any order."""
+    """What to write, each row under its key, in this order: a verdict needs its run, a standing all of its runs."""
 
     submissions: dict[str, SubmissionRow] = field(default_factory=dict)
     runs: dict[tuple[str, str], RunRow] = field(default_factory=dict)

@@ -36,16 +36,35 @@ FROM unnest($1::text[], $2::text[], $3::bigint[], $4::json[]) AS verdict (submis
 WHERE evaluations.submission_id = verdict.submission_id AND evaluations.run_id = verdict.run_id;
 
 -- name: save_standings
+-- A score is the mean of the runs of the evaluation whose last verdict caused the entry.
 INSERT INTO standings (
-    competition, submission_id, miner_hotkey, miner_uid, score, submitted_sequence, cause_sequence
+    competition, submission_id, miner_hotkey, miner_uid, score, submitted_sequence, num_evaluations, created_at
 )
-SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::integer[], $5::float8[], $6::bigint[], $7::bigint[])
+SELECT
+    entry.competition,
+    entry.submission_id,
+    entry.miner_hotkey,
+    entry.miner_uid,
+    entry.score,
+    entry.submitted_sequence,
+    (
+        SELECT count(*)
+        FROM evaluations AS cause
+        JOIN evaluations AS run USING (submission_id, evaluation_id)
+        WHERE cause.submission_id = entry.submission_id AND cause.verified_sequence = entry.cause_sequence
+    ),
+    submissions.created_at
+FROM unnest(
+    $1::text[], $2::text[], $3::text[], $4::integer[], $5::float8[], $6::bigint[], $7::bigint[]
+) AS entry (competition, submission_id, miner_hotkey, miner_uid, score, submitted_sequence, cause_sequence)
+JOIN submissions USING (submission_id)
 ON CONFLICT (competition, submission_id) DO UPDATE SET
     miner_hotkey = excluded.miner_hotkey,
     miner_uid = excluded.miner_uid,
     score = excluded.score,
     submitted_sequence = excluded.submitted_sequence,
-    cause_sequence = excluded.cause_sequence;
+    num_evaluations = excluded.num_evaluations,
+    created_at = excluded.created_at;
 
 -- name: save_weights
 INSERT INTO weights (sequence, created_at, event)
@@ -62,21 +81,8 @@ SELECT
 FROM position;
 
 -- name: leaderboard
--- How many runs a score is the mean of: those of the evaluation whose verdict caused the entry.
-SELECT
-    standings.submission_id,
-    standings.miner_hotkey,
-    standings.miner_uid,
-    standings.score,
-    submissions.created_at,
-    (
-        SELECT count(*)
-        FROM evaluations AS cause
-        JOIN evaluations AS run USING (submission_id, evaluation_id)
-        WHERE cause.submission_id = standings.submission_id AND cause.verified_sequence = standings.cause_sequence
-    ) AS num_evaluations
+SELECT submission_id, miner_hotkey, miner_uid, score, num_evaluations, created_at
 FROM standings
-JOIN submissions USING (submission_id)
 WHERE competition = $1
 ORDER BY score DESC, submitted_sequence
 LIMIT $2;

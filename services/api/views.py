@@ -10,13 +10,6 @@ from pydantic import BaseModel, Field
 from shared.submission import Status
 
 
-class Problem(BaseModel):
-    """Any answer other than success."""
-
-    detail: str = Field(description="What is wrong and what to do.")
-    code: str = Field(description="Stable: never changes its meaning.")
-
-
 class Health(BaseModel):
     """Whether the answers of this server are good and up to date."""
 

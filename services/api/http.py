@@ -1,4 +1,4 @@
-"""The REST routes: each reads, makes an answer, and nothing else. Errors are shared.http's."""
+"""The API's routes: each reads, makes an answer, and nothing else. None of them writes."""
 
 import re
 from http import HTTPStatus
@@ -11,34 +11,51 @@ from fastapi.responses import JSONResponse
 from services.api import answers, database, views
 from services.api.database import Pool
 from services.api.handlers import Progress
-from shared import http
 from shared.faults import TransientFault
+from shared.http import Problem, ProblemBody, answer_problems
 
 MOST_ROWS = 1000
 MOST_RUNS = 1000
 """Of one submission: ten evaluations of the most runs that hparams allow."""
+RETRY_AFTER_SECONDS = 5
 
 Limit = Annotated[int, Query(ge=1, le=MOST_ROWS, description="At most this many rows.")]
 
 DESCRIPTION = """
 Who is fastest, and what became of a submission. Everything here is read from the event log, a moment after it was
-written there. Errors are `{"detail": …, "code": …}`; after `try_again_later` the same request is worth sending again.
+written there. Every error is `{"detail": …, "code": …}`: the detail for people, the code for programs.
 """
+
+
+def _problem(description: str, code: str) -> dict[str, Any]:
+    """One error answer in OpenAPI."""
+    return {"model": ProblemBody, "description": f"{description} Code: `{code}`."}
+
+
+UNAVAILABLE = _problem("The database does not answer. The same request is worth sending again.", "try_again_later")
+NOT_FOUND = _problem("No such submission.", "submission_not_found")
+INVALID = _problem("The limit is not one.", "invalid_request")
+OTHER = {"model": ProblemBody, "description": "Any other error."}
+OF_ONE: dict[int | str, dict[str, Any]] = {404: NOT_FOUND, 503: UNAVAILABLE, "default": OTHER}
+OF_MANY: dict[int | str, dict[str, Any]] = {422: INVALID, 503: UNAVAILABLE, "default": OTHER}
+UNHEALTHY: dict[int | str, dict[str, Any]] = {503: {"model": views.Health, "description": "status is unavailable."}}
 
 
 def create(pool: Pool, progress: Progress, *, competition: str) -> FastAPI:
     """The app. `competition` is the sha256 of the hparams whose leaderboard is shown."""
-    app = FastAPI(title="Templar Tournament", version="1", description=DESCRIPTION)
-    http.answer_problems(app)
+    app = FastAPI(title="Templar Tournament: reading", description=DESCRIPTION)
+    answer_problems(app)
 
     @app.exception_handler(TransientFault)
     async def _away(request: Request, fault: TransientFault) -> JSONResponse:
-        content = {"detail": f"{fault}; try again in a few seconds", "code": "try_again_later"}
-        return JSONResponse(content, status_code=HTTPStatus.SERVICE_UNAVAILABLE)
+        body = {"detail": f"{fault}; try again in a few seconds", "code": "try_again_later"}
+        return JSONResponse(
+            body, status_code=HTTPStatus.SERVICE_UNAVAILABLE, headers={"Retry-After": str(RETRY_AFTER_SECONDS)}
+        )
 
-    @app.get("/health", response_model=views.Health, responses={503: {"model": views.Health}})
+    @app.get("/health", response_model=views.Health, responses=UNHEALTHY)
     async def health() -> Response:
-        """Whether this server's answers are good: 503 when it cannot answer, or will learn nothing new by itself."""
+        """Whether this server's answers are good: 503 when it has none, or will learn nothing new by itself."""
         row, fault = None, None
         try:
             row = next(iter(await database.read(pool, "health")), None)
@@ -51,32 +68,28 @@ def create(pool: Pool, progress: Progress, *, competition: str) -> FastAPI:
         good = answer["status"] != "unavailable"
         return _json(answer, HTTPStatus.OK if good else HTTPStatus.SERVICE_UNAVAILABLE)
 
-    @app.get("/leaderboard", response_model=list[views.LeaderboardRow], responses=_problems(422, 503))
+    @app.get("/leaderboard", response_model=list[views.LeaderboardRow], responses=OF_MANY)
     async def leaderboard(limit: Limit = 100) -> Response:
         """The ranked submissions of the current competition, the leader first."""
         return _json(answers.leaderboard(await database.read(pool, "leaderboard", competition, limit)))
 
-    @app.get("/submissions/{submission_id}", response_model=views.Submission, responses=_problems(404, 503))
+    @app.get("/submissions/{submission_id}", response_model=views.Submission, responses=OF_ONE)
     async def submission(submission_id: str) -> Response:
         """One submission, and how far it is."""
-        rows = await database.read(pool, "submission", _known_form(submission_id))
+        rows = await database.read(pool, "submission", _well_formed(submission_id))
         if not rows:
             raise _not_found(submission_id)
         return _json(answers.submission(rows[0]))
 
-    @app.get(
-        "/submissions/{submission_id}/evaluations",
-        response_model=list[views.Evaluation],
-        responses=_problems(404, 503),
-    )
+    @app.get("/submissions/{submission_id}/evaluations", response_model=list[views.Evaluation], responses=OF_ONE)
     async def evaluations(submission_id: str) -> Response:
         """Every run of a submission that counted when it ended, in that order."""
-        rows = await database.read(pool, "evaluations", _known_form(submission_id), MOST_RUNS)
+        rows = await database.read(pool, "evaluations", _well_formed(submission_id), MOST_RUNS)
         if not rows:
             raise _not_found(submission_id)
         return _json([answers.evaluation(row) for row in rows if row["completed"] is not None])
 
-    @app.get("/weights", response_model=list[views.Weights], responses=_problems(422, 503))
+    @app.get("/weights", response_model=list[views.Weights], responses=OF_MANY)
     async def weights(limit: Limit = 100) -> Response:
         """What was sent to the chain, the newest first."""
         return _json([answers.weights(row) for row in await database.read(pool, "weights", limit)])
@@ -87,23 +100,19 @@ def create(pool: Pool, progress: Progress, *, competition: str) -> FastAPI:
 _SUBMISSION_ID = re.compile(r"[0-9a-f]{32}")
 
 
-def _known_form(submission_id: str) -> str:
+def _well_formed(submission_id: str) -> str:
     if _SUBMISSION_ID.fullmatch(submission_id) is None:
-        raise http.Problem(
+        raise Problem(
             HTTPStatus.NOT_FOUND,
             "submission_not_found",
-            "a submission's id is 32 lower-case hex digits, as it was given when it was submitted",
+            "a submission's id is 32 lower-case hex digits, as they were given when it was submitted",
         )
     return submission_id
 
 
-def _not_found(submission_id: str) -> http.Problem:
+def _not_found(submission_id: str) -> Problem:
     detail = f"no submission {submission_id} is known here; one that was accepted just now takes a moment to appear"
-    return http.Problem(HTTPStatus.NOT_FOUND, "submission_not_found", detail)
-
-
-def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    return {status: {"model": views.Problem} for status in statuses}
+    return Problem(HTTPStatus.NOT_FOUND, "submission_not_found", detail)
 
 
 def _json(answer: object, status: int = HTTPStatus.OK) -> Response:
