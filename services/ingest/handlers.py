@@ -68,3 +68,12 @@ async def request_evaluation(bus: Bus, competition: Hparams, recorded: Recorded,
         lambda story: decide.request(story, hparams_sha256=competition.sha256, runs=competition.evaluation.runs),
         cause=recorded,
     )
+
+
+async def give_up(bus: Bus, competition: Hparams, recorded: Recorded, deliveries: int, why: str) -> None:
+    """Try once more before the dead letter is written: somebody paid, and nothing but the stream is needed.
+
+    While NATS stores nothing this raises TransientFault too, which keeps the message. So no outage, however long,
+    leaves a submission without its evaluation.
+    """
+    await request_evaluation(bus, competition, recorded, deliveries)

@@ -45,7 +45,8 @@ async def main() -> None:
             connection = await resources.enter_async_context(bus.connect(settings.nats_url, producer="ingest"))
             reached.set_result(connection)
             request = functools.partial(handlers.request_evaluation, connection, competition)
-            tasks.create_task(connection.consume(streams.REQUEST_EVALUATIONS, request, slots=SLOTS))
+            give_up = functools.partial(handlers.give_up, connection, competition)
+            tasks.create_task(connection.consume(streams.REQUEST_EVALUATIONS, request, slots=SLOTS, give_up=give_up))
 
 
 if __name__ == "__main__":

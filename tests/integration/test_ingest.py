@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import functools
 import json
 import os
@@ -26,7 +27,7 @@ from services.ingest.handlers import PaymentAlreadyUsed
 from shared import bus, hparams, streams, subjects
 from shared.artifacts import ArtifactStore
 from shared.bus import Bus
-from shared.events import EvalRequested, Payment, Recorded, SubmissionPaid
+from shared.events import EvalRequested, MessageDeadLettered, Payment, Recorded, SubmissionPaid
 from tests.support.servers import NatsServer, eventually
 from tests.support.stories import ALICE, started
 
@@ -532,6 +533,38 @@ async def test_kill_9_between_the_two_events_loses_and_doubles_nothing(
         await settled(nats_url)
     expect_one_of_each(await connection.load(subjects.ALL), submissions=kills + 1)
     await watcher.close()
+
+
+async def test_a_paid_submission_outlives_every_delivery_that_nats_could_not_store(
+    nats_url: str, connection: Bus, artifacts: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bus, "PUBLISH_ATTEMPTS", 1)
+    impatient = dataclasses.replace(streams.REQUEST_EVALUATIONS, max_deliveries=2)
+    given_up: list[int] = []
+
+    async def give_up(recorded: Recorded, deliveries: int, why: str) -> None:
+        given_up.append(deliveries)
+        await handlers.give_up(connection, COMPETITION, recorded, deliveries, why)
+
+    await handlers.submit(connection, artifacts, SOURCE, miner_hotkey=ALICE)
+    operator = await nats.connect(nats_url)
+    await operator.jetstream().update_stream(dataclasses.replace(streams.stream_config(), max_msgs=1))  # it is full
+    request = functools.partial(handlers.request_evaluation, connection, COMPETITION)
+    work = asyncio.create_task(connection.consume(impatient, request, slots=1, give_up=give_up))
+
+    async def often() -> bool:
+        return len(given_up) >= 2
+
+    await eventually(often)
+    assert len(await connection.load(subjects.ALL)) == 1
+    await operator.jetstream().update_stream(streams.stream_config())
+    await eventually(lambda: requested(connection))
+    # That it had failed so often stays visible.
+    await eventually(lambda: events(connection, MessageDeadLettered))
+    work.cancel()
+    await asyncio.wait([work])
+    await operator.close()
+    assert len(await events(connection, EvalRequested)) == 1
 
 
 async def reached(client: httpx.AsyncClient, service: Service) -> bool:
