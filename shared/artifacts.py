@@ -27,10 +27,10 @@ class ArtifactStore:
         """
         name = hashlib.sha256(content).hexdigest()
         path = self._path(name)
-        if path.exists():
-            return name
         temporary = path.parent / f".{name}.{secrets.token_hex(8)}"
         try:
+            if path.exists():
+                return name
             path.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("wb") as file:
                 file.write(content)
