@@ -8,7 +8,7 @@ its deliveries are used up.
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 
 import msgspec
 import nats
@@ -16,27 +16,38 @@ import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
-from nats.errors import ConnectionClosedError, NoRespondersError
+from nats.errors import ConnectionClosedError
 from nats.errors import Error as NatsError
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from nats.js.client import JetStreamContext
-from nats.js.errors import APIError, NotFoundError
+from nats.js.errors import APIError
 
 from shared import streams, subjects
 from shared.clock import Now, utc_now
 from shared.events import Envelope, Event, MessageDeadLettered, Recorded, decode, encode
-from shared.faults import Conflict, PoisonMessage, TransientFault, UnknownEvent
+from shared.faults import Conflict, PoisonMessage, Superseded, TransientFault, UnknownEvent
 from shared.logs import logger
 
+NATS_FAULTS = (NatsError, OSError)
+"""What an operation raises while the server is away. nats-py lets a broken pipe through; TimeoutError is an OSError."""
 WRONG_LAST_SEQUENCE_CODES = (10071, 10164)
+NO_MESSAGE_CODE = 10037
 PUBLISH_TIMEOUT_SECONDS = 5.0
-PUBLISH_ATTEMPTS = 10
+PUBLISH_ATTEMPTS = 8
 DECIDE_ATTEMPTS = 10
-FETCH_SECONDS = 3.0
+PULL_SECONDS = 3.0
+PULL_GRACE_SECONDS = 2.0
+"""How long after a pull's end its answer is waited for; only a server that went away stays silent."""
+RECONNECT_POLL_SECONDS = 0.1
+PING_SECONDS = 10
+"""A server that is silent for three of these is left and connected to again."""
+LOG_SAME_ERROR_SECONDS = 30.0
+ERROR_CHARACTERS = 2000
 RETRY_FIRST_SECONDS = 0.5
 RETRY_MAX_SECONDS = 30.0
 REPLAY_BATCH = 500
 REPLAY_EXPIRES_SECONDS = 5.0
+REPLAY_GRACE_SECONDS = 3.0
 
 Handler = Callable[[Recorded, int], Awaitable[None]]
 """Called with the message and its delivery count, from 1."""
@@ -65,11 +76,15 @@ class Bus:
     async def append(self, event: Event, *, aggregate: str, expected: int, cause: Recorded | None = None) -> Recorded:
         """Store one event, if `expected` is still the last sequence of the `aggregate` filter (0: none yet).
 
-        Safe to repeat: when this very event is stored already, that one is returned.
+        Safe to repeat and to cancel: when this very event is what follows `expected`, that one is returned. While the
+        server is away it waits for up to two minutes.
 
         Raises:
             Conflict: another event was stored first.
             TransientFault: the server did not answer; whether it was stored is unknown, so ask again.
+            ConnectionClosedError: the connection ended for good; so must the process.
+            ValueError: the event is too large, or the filter does not cover it. Nothing was sent.
+            msgspec.ValidationError: the event could not be read again. Nothing was sent.
         """
         subject = subjects.subject_of(event)
         if not _covers(aggregate, subject):
@@ -90,7 +105,15 @@ class Bus:
             "Nats-Expected-Last-Subject-Sequence-Subject": aggregate,
         }
         payload = encode(envelope)
+        # The stream never forgets: a NaN where a number belongs would stop every reader for ever.
+        decode(payload)
+        if len(payload) > streams.MAX_EVENT_BYTES:
+            raise ValueError(
+                f"{subject}: the event has {len(payload):,} bytes, at most {streams.MAX_EVENT_BYTES:,} are allowed"
+            )
         for attempt in range(1, PUBLISH_ATTEMPTS + 1):
+            if attempt > 1:
+                await asyncio.sleep(retry_seconds(attempt - 1))
             try:
                 ack = await self._js.publish(
                     subject, payload, timeout=PUBLISH_TIMEOUT_SECONDS, stream=streams.STREAM, headers=headers
@@ -99,21 +122,23 @@ class Bus:
                 if error.err_code in WRONG_LAST_SEQUENCE_CODES:
                     return await self._already_stored(envelope, aggregate, after=expected)
                 failure: Exception = error
-            except (NatsError, TimeoutError) as error:
+            except ConnectionClosedError:
+                raise
+            except NATS_FAULTS as error:
                 failure = error
             else:
                 if ack.duplicate:
-                    return await self._already_stored(envelope, aggregate, after=0)
+                    return await self._already_stored(envelope, aggregate, after=min(expected, ack.seq - 1))
                 return Recorded(sequence=ack.seq, subject=subject, envelope=envelope)
             # Not stored, or stored without our hearing of it. The same id and expectation make asking again safe.
-            logger().warning("publish unanswered", subject=subject, attempt=attempt, error=repr(failure))
-            await asyncio.sleep(retry_seconds(attempt))
+            logger().warning("publish unanswered", subject=subject, attempt=attempt, error=_said(failure))
         raise TransientFault(f"NATS did not store {subject} in {PUBLISH_ATTEMPTS} attempts")
 
     async def _already_stored(self, envelope: Envelope, aggregate: str, *, after: int) -> Recorded:
-        for recorded in await self.load(aggregate, after=after):
-            if recorded.envelope.id == envelope.id:
-                return recorded
+        """Our event, if it is the next one. Further on it would follow something that our decision did not know."""
+        following = await self._read(aggregate, after=after)
+        if following is not None and following.envelope.id == envelope.id:
+            return following
         raise Conflict(f"{aggregate} has moved past sequence {after}")
 
     async def load(self, aggregate: str, *, after: int = 0) -> list[Recorded]:
@@ -123,19 +148,10 @@ class Bus:
             TransientFault: the server did not answer.
         """
         story: list[Recorded] = []
-        sequence = after
-        while True:
-            try:
-                raw = await self._js.get_msg(streams.STREAM, seq=sequence + 1, subject=aggregate, next=True)
-            except NotFoundError:
-                return story
-            except (NatsError, TimeoutError) as error:
-                raise TransientFault(f"NATS did not answer while loading {aggregate}: {error!r}") from error
-            assert raw.seq is not None
-            assert raw.subject is not None
-            assert raw.data is not None
-            sequence = raw.seq
-            story.append(Recorded(sequence=sequence, subject=raw.subject, envelope=decode(raw.data)))
+        while (following := await self._read(aggregate, after=after)) is not None:
+            story.append(following)
+            after = following.sequence
+        return story
 
     async def last(self, aggregate: str) -> Recorded | None:
         """The latest event under a filter, or None.
@@ -143,16 +159,24 @@ class Bus:
         Raises:
             TransientFault: the server did not answer.
         """
+        return await self._read(aggregate, after=None)
+
+    async def _read(self, aggregate: str, *, after: int | None) -> Recorded | None:
+        """The first event of an aggregate above a sequence, or its latest (None)."""
         try:
-            raw = await self._js.get_last_msg(streams.STREAM, aggregate)
-        except NotFoundError:
-            return None
-        except (NatsError, TimeoutError) as error:
-            raise TransientFault(f"NATS did not answer while loading {aggregate}: {error!r}") from error
+            if after is None:
+                raw = await self._js.get_last_msg(streams.STREAM, aggregate)
+            else:
+                raw = await self._js.get_msg(streams.STREAM, seq=after + 1, subject=aggregate, next=True)
+        except ConnectionClosedError:
+            raise
+        except NATS_FAULTS as error:
+            if isinstance(error, APIError) and error.err_code == NO_MESSAGE_CODE:
+                return None
+            raise TransientFault(f"NATS did not answer while loading {aggregate}: {_said(error)}") from error
         assert raw.seq is not None
         assert raw.subject is not None
-        assert raw.data is not None
-        return Recorded(sequence=raw.seq, subject=raw.subject, envelope=decode(raw.data))
+        return Recorded(sequence=raw.seq, subject=raw.subject, envelope=decode(raw.data or b""))
 
     async def transact(
         self,
@@ -193,38 +217,55 @@ class Bus:
         slots: int,
         give_up: GiveUp | None = None,
     ) -> None:
-        """Work on a durable queue until cancelled: one message per free slot, held by heartbeats while handled."""
-        subscription = await self._bind(consumer)
+        """Work on a durable queue until cancelled: one message per free slot, held by heartbeats while handled.
+
+        Raises:
+            ConnectionClosedError: the connection ended for good; so must the process.
+        """
         async with asyncio.TaskGroup() as group:
             for _ in range(slots):
-                group.create_task(self._work(consumer, subscription, handler, give_up))
+                group.create_task(self._work(consumer, handler, give_up))
 
-    async def _bind(self, consumer: streams.Consumer) -> JetStreamContext.PullSubscription:
-        return await self._js.pull_subscribe_bind(consumer.name, stream=streams.STREAM)
-
-    async def _work(
-        self,
-        consumer: streams.Consumer,
-        subscription: JetStreamContext.PullSubscription,
-        handler: Handler,
-        give_up: GiveUp | None,
-    ) -> None:
+    async def _work(self, consumer: streams.Consumer, handler: Handler, give_up: GiveUp | None) -> None:
         failures = 0
-        while True:
+        while not _stopping():
             try:
-                messages = await subscription.fetch(1, timeout=FETCH_SECONDS)
-            except TimeoutError:
-                continue  # nothing to do, or the server restarted during the fetch
+                message = await self._pull(consumer)
             except ConnectionClosedError:
                 raise
-            except NatsError as error:
+            except NATS_FAULTS as error:
                 failures += 1
-                logger().warning("fetch failed", consumer=consumer.name, error=repr(error))
+                logger().warning("pull failed", consumer=consumer.name, error=_said(error))
                 await asyncio.sleep(retry_seconds(failures))
                 continue
             failures = 0
-            for message in messages:
+            if message is not None:
                 await self._handle(consumer, message, handler, give_up)
+
+    async def _pull(self, consumer: streams.Consumer) -> Msg | None:
+        """One message, or None when there was none for a while.
+
+        Each pull has an inbox of its own that ends with it, because the server delivers nothing to where nobody
+        listens. A pull that outlived its wait, or was buffered while disconnected, would otherwise bring a message that
+        lies here, held by no heartbeat, while this worker is busy.
+        """
+        if not self._client.is_connected and not self._client.is_closed:
+            await asyncio.sleep(RECONNECT_POLL_SECONDS)
+            return None
+        inbox = self._client.new_inbox()
+        subscription = await self._client.subscribe(inbox)
+        try:
+            await self._client.publish(_pull_subject(consumer.name), _pull_request(1, PULL_SECONDS), reply=inbox)
+            message = await subscription.next_msg(timeout=PULL_SECONDS + PULL_GRACE_SECONDS)
+        except TimeoutError:
+            return None
+        finally:
+            with contextlib.suppress(*NATS_FAULTS):
+                await subscription.unsubscribe()
+        if _is_delivery(message):
+            return message
+        _unserved(message)
+        return None
 
     async def _handle(self, consumer: streams.Consumer, message: Msg, handler: Handler, give_up: GiveUp | None) -> None:
         sequence, deliveries = message.metadata.sequence.stream, message.metadata.num_delivered
@@ -237,12 +278,14 @@ class Bus:
             except PoisonMessage as error:
                 await self._answer(message.term)
                 logger().error("poison", error=str(error))
+            except Superseded as error:
+                logger().warning("taken over by another", error=str(error))
             except TransientFault as error:
                 logger().warning("transient fault, will be delivered again", error=str(error))
-                await self._answer(lambda: message.nak(delay=retry_seconds(deliveries)))
+                await self._answer(lambda: message.nak(delay=consumer.pause_seconds(deliveries)))
             except Exception:  # noqa: BLE001 - the boundary where a bug becomes a redelivery, never silence
                 logger().exception("bug, will be delivered again")
-                await self._answer(lambda: message.nak(delay=retry_seconds(deliveries)))
+                await self._answer(lambda: message.nak(delay=consumer.pause_seconds(deliveries)))
             else:
                 await self._answer(message.ack)
                 logger().info("handled")
@@ -254,22 +297,35 @@ class Bus:
         deliveries = message.metadata.num_delivered
         recorded: Recorded | None = None
         try:
-            recorded = _recorded(message)
+            try:
+                recorded = _recorded(message)
+            except msgspec.MsgspecError as error:
+                raise PoisonMessage(f"it cannot be decoded: {error}") from error
             if deliveries > consumer.max_deliveries:
                 raise PoisonMessage(f"given up after {consumer.max_deliveries} deliveries")
-            await handler(recorded, deliveries)
-        except (PoisonMessage, UnknownEvent, msgspec.MsgspecError) as error:
-            why = str(error)
+            with _cancellation_inside_is_a_bug():
+                await handler(recorded, deliveries)
+        except PoisonMessage as error:
+            why = _legible(str(error))
+        except Superseded:
+            raise
         except Exception as error:
             # The last delivery is given up at once rather than after one more round trip.
             if deliveries < consumer.max_deliveries:
                 raise
-            why = f"delivery {deliveries} failed: {type(error).__name__}: {error}"
+            why = _legible(f"delivery {deliveries} failed: {type(error).__name__}: {error}")
             logger().exception("last delivery failed")
         else:
             return
         if recorded is not None and give_up is not None:
-            await give_up(recorded, deliveries, why)
+            try:
+                with _cancellation_inside_is_a_bug():
+                    await give_up(recorded, deliveries, why)
+            except TransientFault:
+                raise
+            except Exception as error:  # noqa: BLE001 - the dead letter must be written whatever is wrong with giving up
+                logger().exception("giving up failed")
+                why = _legible(f"{why}; giving it up failed too: {type(error).__name__}: {error}")
         await self._dead_letter(consumer, message, why)
         raise PoisonMessage(why)
 
@@ -291,30 +347,35 @@ class Bus:
         """Ack, nak or term. Losing one only means another delivery, which handlers recognise."""
         try:
             await answer()
-        except (NatsError, TimeoutError) as error:
-            logger().warning("answer lost", error=repr(error))
+        except NATS_FAULTS as error:
+            logger().warning("answer lost", error=_said(error))
 
-    async def follow(self, *, after: int) -> AsyncIterator[list[Recorded]]:
+    async def follow(self, *, after: int) -> AsyncGenerator[list[Recorded], None]:
         """Every event of the stream above sequence `after`, in order, in batches, for ever; waits at the end.
 
         The server never redelivers to such a reader, so contiguity is checked here: on a gap, an error or a silence the
-        reader starts again from its own position. A batch is yielded exactly once.
+        reader starts again from its own position. A batch is yielded exactly once. Close it (`aclosing`) when leaving
+        it early.
 
         Raises:
-            UnknownEvent: a fact that this release cannot read. Skipping it would make every state after it wrong.
+            UnknownEvent: a fact that this release cannot read, after all that is before it was yielded. Skipping it
+                would make every state after it wrong.
         """
         position, failures = after, 0
         while True:
             try:
-                async for batch in self._replay(position):
-                    yield batch
-                    position, failures = batch[-1].sequence, 0
-            except (NatsError, TimeoutError, NoRespondersError) as error:
+                async with contextlib.aclosing(self._replay(position)) as batches:
+                    async for batch in batches:
+                        yield batch
+                        position, failures = batch[-1].sequence, 0
+            except ConnectionClosedError:
+                raise
+            except NATS_FAULTS as error:
                 failures += 1
-                logger().warning("replay interrupted", position=position, error=repr(error))
+                logger().warning("replay interrupted", position=position, error=_said(error))
                 await asyncio.sleep(retry_seconds(failures))
 
-    async def _replay(self, position: int) -> AsyncIterator[list[Recorded]]:
+    async def _replay(self, position: int) -> AsyncGenerator[list[Recorded], None]:
         """One ephemeral consumer, two pipelined pulls. Raises a NATS error on any doubt."""
         info = await self._js.add_consumer(
             streams.STREAM,
@@ -330,33 +391,35 @@ class Bus:
         )
         inbox = self._client.new_inbox()
         subscription = await self._client.subscribe(inbox, pending_msgs_limit=0, pending_bytes_limit=0)
-        pull_subject = f"$JS.API.CONSUMER.MSG.NEXT.{streams.STREAM}.{info.name}"
-        pull = json.dumps({"batch": REPLAY_BATCH, "expires": int(REPLAY_EXPIRES_SECONDS * 1e9)}).encode()
+        asked_for = 0
+        batch: list[Recorded] = []
         try:
-            for _ in range(2):
-                await self._client.publish(pull_subject, pull, reply=inbox)
-            received = 0
             while True:
-                batch: list[Recorded] = []
+                # Counted by message, because the server deals them out to all waiting pulls in turn.
+                while asked_for <= REPLAY_BATCH:
+                    pull = _pull_request(REPLAY_BATCH, REPLAY_EXPIRES_SECONDS)
+                    await self._client.publish(_pull_subject(info.name), pull, reply=inbox)
+                    asked_for += REPLAY_BATCH
+                if batch:
+                    yield batch
+                    batch = []
                 for message in await _drain(subscription, limit=REPLAY_BATCH):
-                    if message.headers and "Status" in message.headers:
-                        _check_status(message)
-                        await self._client.publish(pull_subject, pull, reply=inbox)
-                        received = 0
+                    if not _is_delivery(message):
+                        asked_for -= _unserved(message)
                         continue
-                    recorded = _recorded(message)
+                    asked_for -= 1
+                    try:
+                        recorded = _recorded(message)
+                    except (UnknownEvent, msgspec.MsgspecError):
+                        if batch:
+                            yield batch
+                        raise
                     if recorded.sequence != position + 1:
                         raise NatsError(f"gap: expected {position + 1}, received {recorded.sequence}")
                     position = recorded.sequence
                     batch.append(recorded)
-                    received += 1
-                    if received == REPLAY_BATCH:
-                        await self._client.publish(pull_subject, pull, reply=inbox)
-                        received = 0
-                if batch:
-                    yield batch
         finally:
-            with contextlib.suppress(NatsError):
+            with contextlib.suppress(*NATS_FAULTS):
                 await subscription.unsubscribe()
 
 
@@ -364,38 +427,46 @@ class Bus:
 async def connect(url: str, *, producer: str, now: Now = utc_now) -> AsyncIterator[Bus]:
     """Connect, for ever if need be: a server that is away is waited for, and said so in the log."""
 
+    leaving = False
+    said: tuple[str, float] = ("", -LOG_SAME_ERROR_SECONDS)
+
     async def on_error(error: Exception) -> None:
-        logger().warning("nats", error=repr(error))
+        nonlocal said
+        what, at = _said(error), asyncio.get_running_loop().time()
+        if what == said[0] and at < said[1] + LOG_SAME_ERROR_SECONDS:
+            return
+        said = (what, at)
+        logger().warning("nats is not reachable, trying again" if isinstance(error, OSError) else "nats", error=what)
 
     async def on_disconnected() -> None:
-        logger().warning("nats connection lost, reconnecting")
+        if not leaving:
+            logger().warning("nats connection lost")
 
     async def on_reconnected() -> None:
         logger().info("nats connection back")
 
-    attempt = 0
-    while True:
-        try:
-            client = await nats.connect(
-                url,
-                name=producer,
-                error_cb=on_error,
-                disconnected_cb=on_disconnected,
-                reconnected_cb=on_reconnected,
-                max_reconnect_attempts=-1,
-                reconnect_time_wait=0.25,
-                connect_timeout=5,
-                allow_reconnect=True,
-            )
-            break
-        except (NatsError, OSError, TimeoutError) as error:
-            attempt += 1
-            logger().warning("nats is not reachable, trying again", error=repr(error))
-            await asyncio.sleep(retry_seconds(attempt))
+    async def on_closed() -> None:
+        if not leaving:
+            logger().error("nats connection closed for good", error=str(client.last_error))
+
+    client = await nats.connect(
+        url,
+        name=producer,
+        error_cb=on_error,
+        disconnected_cb=on_disconnected,
+        reconnected_cb=on_reconnected,
+        closed_cb=on_closed,
+        max_reconnect_attempts=-1,
+        reconnect_time_wait=0.25,
+        connect_timeout=5,
+        ping_interval=PING_SECONDS,
+        max_outstanding_pings=2,
+    )
     try:
         yield Bus(client, producer=producer, now=now)
     finally:
-        with contextlib.suppress(NatsError):
+        leaving = True
+        with contextlib.suppress(*NATS_FAULTS):
             await client.close()
 
 
@@ -405,18 +476,65 @@ def _recorded(message: Msg) -> Recorded:
 
 async def _drain(subscription: Subscription, *, limit: int) -> list[Msg]:
     """Wait for one message, then take whatever else is already here."""
-    messages = [await subscription.next_msg(timeout=REPLAY_EXPIRES_SECONDS + 3.0)]
+    messages = [await subscription.next_msg(timeout=REPLAY_EXPIRES_SECONDS + REPLAY_GRACE_SECONDS)]
     while len(messages) < limit and subscription.pending_msgs:
         messages.append(await subscription.next_msg(timeout=1.0))
     return messages
 
 
-def _check_status(message: Msg) -> None:
-    """404 and 408 end a pull that found nothing more; anything else means that the consumer is in doubt."""
-    assert message.headers is not None
-    status = message.headers["Status"]
+def _pull_subject(consumer: str) -> str:
+    return f"$JS.API.CONSUMER.MSG.NEXT.{streams.STREAM}.{consumer}"
+
+
+def _pull_request(batch: int, seconds: float) -> bytes:
+    return json.dumps({"batch": batch, "expires": int(seconds * 1e9)}).encode()
+
+
+def _is_delivery(message: Msg) -> bool:
+    """Whether it is a message of the stream, not the server's word on a pull. Headers do not tell: writers set them."""
+    return message.reply.startswith("$JS.ACK.")
+
+
+def _unserved(message: Msg) -> int:
+    """How many messages a pull that ended did not bring.
+
+    Raises:
+        NatsError: it did not end because its time was up; the consumer is in doubt.
+    """
+    headers = message.headers or {}
+    status = headers.get("Status")
+    if status == "503":
+        raise NatsError("no such consumer (`python -m deploy.streams` declares them), or NATS is still starting")
     if status not in ("404", "408"):
-        raise NatsError(f"pull ended with status {status} {message.headers.get('Description', '')}")
+        raise NatsError(f"pull ended with status {status} {headers.get('Description', '')}")
+    return int(headers.get("Nats-Pending-Messages", "0"))
+
+
+def _stopping() -> bool:
+    """Whether the current task is being cancelled, even if something below it swallowed that."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+@contextlib.contextmanager
+def _cancellation_inside_is_a_bug() -> Iterator[None]:
+    """A handler that awaits something cancelled must not end its worker in silence, as a cancelled task would."""
+    try:
+        yield
+    except asyncio.CancelledError as error:
+        if _stopping():
+            raise
+        raise RuntimeError("something that the handler awaited was cancelled") from error
+
+
+def _said(error: Exception) -> str:
+    """What an error says, or at least its name: repr of a JetStream error tells nothing, nor does str of a timeout."""
+    return str(error) or repr(error)
+
+
+def _legible(text: str) -> str:
+    """What an event can carry: not too long, and no half of a character that UTF-8 refuses."""
+    return text.encode(errors="replace").decode()[:ERROR_CHARACTERS]
 
 
 @contextlib.asynccontextmanager
@@ -428,16 +546,15 @@ async def _heartbeat(message: Msg, *, every_seconds: float) -> AsyncIterator[Non
             await asyncio.sleep(every_seconds)
             try:
                 await message.in_progress()
-            except NatsError as error:
-                logger().warning("heartbeat lost", error=repr(error))
+            except NATS_FAULTS as error:
+                logger().warning("heartbeat lost", error=_said(error))
 
     task = asyncio.create_task(beat())
     try:
         yield
     finally:
         task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        await asyncio.wait([task])  # and not `await task`: suppressing its cancellation would suppress our own
 
 
 def _covers(aggregate: str, subject: str) -> bool:

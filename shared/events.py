@@ -295,6 +295,13 @@ def decode(raw: bytes) -> Envelope:
         UnknownEvent: no such type, or a version above ours, or one below it without an upcaster.
         msgspec.MsgspecError: the bytes are not such an envelope.
     """
+    try:
+        return _decode(raw)
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise msgspec.DecodeError(str(error)) from error
+
+
+def _decode(raw: bytes) -> Envelope:
     wire = _wire.decode(raw)
     kind = CATALOGUE.get(wire.type)
     if kind is None:

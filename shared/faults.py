@@ -18,6 +18,12 @@ class Conflict(Exception):
     """Another writer decided first. Load the aggregate again and decide again."""
 
 
+class Superseded(Exception):
+    """Another replica has taken the message in hand over. It is left unanswered: the server would take whatever is said
+    about it, even an ack, for the word of its new holder.
+    """
+
+
 class UnknownEvent(Exception):
     """The stream holds a type or version that this code does not know; a newer release wrote it."""
 

@@ -17,6 +17,9 @@ from shared import subjects
 STREAM = "TOURNAMENT"
 
 DUPLICATE_WINDOW_SECONDS = 120.0
+MAX_EVENT_BYTES = 512 * 1024
+"""Of an encoded event. Well below the server's max_payload, beyond which it would close the connection for good."""
+MAX_HEADERS_BYTES = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +34,12 @@ class Consumer:
     """Without a heartbeat for this long the message goes to another replica."""
     max_deliveries: int = 10
     """Then the message is given up, visibly. Enforced by the bus, so that giving up can be recorded."""
+    pauses_seconds: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
+    """After each delivery that failed, before the next; the last one repeats."""
+
+    def pause_seconds(self, deliveries: int) -> float:
+        """How long to wait after so many failed deliveries."""
+        return self.pauses_seconds[min(deliveries, len(self.pauses_seconds)) - 1]
 
 
 REQUEST_EVALUATIONS = Consumer(
@@ -40,7 +49,11 @@ EVALUATE = Consumer(
     name="evaluator-evaluate",
     filter_subject="tournament.submission.*.eval_requested",
     slots=256,
-    max_deliveries=5,
+    # A killed evaluator's work is taken over soon. It says so itself when it lives, however long a run takes.
+    ack_wait_seconds=15.0,
+    # Five minutes in all, so that an engine can be restarted and an image built without costing anybody a submission.
+    max_deliveries=6,
+    pauses_seconds=(10.0, 20.0, 40.0, 80.0, 160.0),
 )
 JUDGE = Consumer(name="verifier-judge", filter_subject="tournament.submission.*.run_completed", slots=64)
 
@@ -56,6 +69,7 @@ def stream_config(*, replicas: int = 1) -> StreamConfig:
         storage=StorageType.FILE,
         retention=RetentionPolicy.LIMITS,
         discard=DiscardPolicy.NEW,
+        max_msg_size=MAX_EVENT_BYTES + MAX_HEADERS_BYTES,
         num_replicas=replicas,
         duplicate_window=DUPLICATE_WINDOW_SECONDS,
         allow_direct=True,
