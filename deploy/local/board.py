@@ -102,7 +102,7 @@ class Board:
             return
         for entry in self._entries:
             state = _state(entry)
-            if self._said.get(entry.file) != state:
+            if entry.submission is not None and self._said.get(entry.file) != state:
                 self._said[entry.file] = state
                 self.say(f"{entry.file}: {state}")
 
