@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from sandbox import protocol
 from sandbox.protocol import ChannelClosed, Failed, Kind, Loss, ProtocolViolation, Returned, Stage
+from services.evaluator.log_tail import clean
 from services.evaluator.sandbox import Ended, Sandbox, SandboxFault
 from shared.events import Phases
 from shared.evidence import Evidence
@@ -295,14 +296,15 @@ def _timeout_detail(hparams: Hparams, progress: _Progress) -> str:
 
 def _classify(failed: Failed) -> tuple[Failure, str]:
     """The code for a run that the runner gave up. Its word is taken, because it can only cost the submission."""
+    message = clean(failed.message.encode(), limit_bytes=protocol.MAX_MESSAGE_BYTES)
     match failed.loss:
         case Loss.OUT_OF_MEMORY:
-            return Failure.OUT_OF_MEMORY, failed.message
+            return Failure.OUT_OF_MEMORY, message
         case Loss.MALFORMED_OUTPUT:
             no_function = failed.stage is Stage.IMPORT
-            return (Failure.INVALID_SUBMISSION if no_function else Failure.MALFORMED_OUTPUT), failed.message
+            return (Failure.INVALID_SUBMISSION if no_function else Failure.MALFORMED_OUTPUT), message
         case Loss.CRASHED:
-            return Failure.CRASHED, failed.message
+            return Failure.CRASHED, message
 
 
 def _ended(ended: Ended) -> tuple[Failure, str]:

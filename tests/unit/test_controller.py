@@ -244,6 +244,12 @@ def test_a_confessed_failure_is_taken_at_its_word(stage: Stage, loss: Loss, fail
     assert (measured.failure, measured.detail) == (failure, "why")
 
 
+def test_what_a_run_confesses_is_cleaned_as_a_log_is() -> None:
+    """It ends up in events, in a database that takes no NUL, and on terminals."""
+    confession = Failed(stage=Stage.TRAIN, loss=Loss.CRASHED, message="\x1b[31mred\x1b[0m\0 \u202eright\x07")
+    assert measure(after_prepare(protocol.frame(Kind.FAILED, protocol.pack_failed(confession)))).detail == "red right"
+
+
 def _fails(channel: socket.socket) -> None:
     failed = Failed(stage=Stage.BUILD, loss=Loss.CRASHED, message="no torch")
     channel.sendall(protocol.frame(Kind.HELLO) + protocol.frame(Kind.FAILED, protocol.pack_failed(failed)))
