@@ -30,7 +30,9 @@ RUNNER = ("python", *interior.COMMAND)
 OWNER_LABEL = "templar.tournament.owner"
 POLL_SECONDS = 0.02
 OOM_FLAG_SECONDS = 0.5
-KILLED_EXIT_CODE = 128 + 9
+SIGNAL_EXIT_CODES = 128
+"""A process that signal n ended has the exit code 128 + n."""
+KILLED_EXIT_CODE = SIGNAL_EXIT_CODES + 9
 
 ENGINE_FAILURES = (DockerException, requests.RequestException, OSError)
 """What docker-py raises when the engine refuses, is gone, or hangs."""
@@ -146,7 +148,10 @@ class _DockerSandbox:
             time.sleep(POLL_SECONDS)
         code = _state(self._client, self._container)["ExitCode"]
         # A child that ran out of memory sets the flag too, but leaves the process itself alive.
-        return Ended(exit_code=code, out_of_memory=code == KILLED_EXIT_CODE and self._has_oom_flag())
+        out_of_memory = code == KILLED_EXIT_CODE and self._has_oom_flag()
+        if code > SIGNAL_EXIT_CODES and not out_of_memory and _was_killed(self._client, self._container):
+            raise SandboxFault("the container was killed from outside, by somebody or by the engine's own restart")
+        return Ended(exit_code=code, out_of_memory=out_of_memory)
 
     def _has_oom_flag(self) -> bool:
         """The engine learns of an out-of-memory kill by another way than of the end, possibly a little later."""
@@ -214,6 +219,17 @@ def _state(client: docker.APIClient, container: str) -> dict[str, Any]:
     except ENGINE_FAILURES as error:
         raise SandboxFault(f"the container was lost: {_explain(error)}") from error
     return state
+
+
+def _was_killed(client: docker.APIClient, container: str) -> bool:
+    """Whether the engine sent a signal, or has restarted meanwhile: then it has forgotten that it started this."""
+    filters = {"container": container, "event": ["start", "kill"]}
+    try:
+        events = client.events(since=0, until=int(time.time()) + 1, filters=filters, decode=True)
+        actions = {event["Action"] for event in events}
+    except ENGINE_FAILURES as error:
+        raise SandboxFault(f"the container was lost: {_explain(error)}") from error
+    return actions != {"start"}
 
 
 def _kill(client: docker.APIClient, container: str) -> None:

@@ -118,6 +118,44 @@ sys.exit(0 if os.WIFSIGNALED(os.wait()[1]) else 1)
         assert sandbox.wait(SECONDS) == Ended(exit_code=0, out_of_memory=False)
 
 
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_container_that_was_killed_from_outside_is_our_fault(
+    docker_opener: Opener, engine: docker.APIClient, number: signal.Signals
+) -> None:
+    said = pytest.raises(SandboxFault, match="was killed from outside")
+    with docker_opener.probe("say(1); time.sleep(600)") as sandbox:
+        sandbox.channel.settimeout(SECONDS)
+        assert sandbox.channel.recv(2) == b"1\n"
+        ours = {mount["Source"]: c["Id"] for c in engine.containers() for mount in c["Mounts"]}
+        engine.kill(ours[str(Path(sandbox.channel.getsockname()).parent)], signal=number.name)
+        with said:
+            sandbox.wait(SECONDS)
+
+
+def test_nothing_of_one_run_is_there_in_the_next(docker_opener: Opener) -> None:
+    """Whatever can be written or left behind: files, shared memory, message queues, names of sockets, processes."""
+    body = """
+import ctypes, subprocess
+libc = ctypes.CDLL(None, use_errno=True)
+files = [name for folder in ("/tmp", "/dev/shm", "/dev/mqueue", "/var/tmp") for name in os.listdir(folder)]
+segments = open("/proc/sysvipc/shm").read().splitlines()[1:]
+sockets = [line for line in open("/proc/net/unix") if "@templar" in line]
+say([files, segments, sockets, sum(map(str.isdigit, os.listdir("/proc")))])
+for folder in ("/tmp", "/dev/shm", "/dev/mqueue"):
+    open(f"{folder}/kept", "w").close()
+assert libc.shmget(1234, 4096, 0o1600) >= 0
+kept = socket.socket(socket.AF_UNIX)
+kept.bind("\\0templar")
+subprocess.Popen(["sleep", "600"], start_new_session=True)
+say("left")
+"""
+    for _ in range(2):
+        with docker_opener.probe(body) as sandbox, sandbox.channel.makefile("rb") as lines:
+            sandbox.channel.settimeout(SECONDS)
+            assert json.loads(lines.readline()) == [[], [], [], 2], "its init and itself"
+            assert json.loads(lines.readline()) == "left"
+
+
 def test_the_temporary_folders_are_full_at_their_size(docker_opener: Opener) -> None:
     body = """
 def fill(folder):
