@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sandbox.benchmark import tokens as token_sources
-from sandbox.benchmark.tokens import ShardError, TokenSource
+from sandbox.benchmark.tokens import ShardError, Tokens, TokenSource
 from services.evaluator.controller import Clock, Measured, Run, drive
 from services.evaluator.machine import Placement
 from services.evaluator.sandbox import Provider, SandboxFault, Spec
@@ -120,12 +120,7 @@ def _measure(
         hparams=bench.hparams,
         source=source,
         is_reference=is_reference,
-        tokens=bench.tokens.draw(
-            secret.seed,
-            steps=evaluation.num_steps,
-            batch=evaluation.batch_size,
-            length=evaluation.sequence_length,
-        ),
+        tokens=_draw_tokens(bench, secret),
         nonce=secret.nonce,
         threads=max(1, len(placement.cpus)),
         device="cpu" if placement.gpu_uuid is None else "cuda",
@@ -134,3 +129,13 @@ def _measure(
     asked = clock()
     with bench.provider.open(spec, evaluation.prepare_timeout_seconds) as sandbox:
         return drive(sandbox, run, start_ns=clock() - asked, clock=clock, stop=stop or threading.Event())
+
+
+def _draw_tokens(bench: Bench, secret: Draw) -> Tokens:
+    evaluation = bench.hparams.evaluation
+    try:
+        return bench.tokens.draw(
+            secret.seed, steps=evaluation.num_steps, batch=evaluation.batch_size, length=evaluation.sequence_length
+        )
+    except ShardError as error:
+        raise SandboxFault(str(error)) from None

@@ -1,6 +1,7 @@
 """EvalRequested -> RunCompleted: load the story, claim an attempt, measure run after run, publish each as it ends."""
 
 import asyncio
+import dataclasses
 import secrets
 import socket
 import threading
@@ -18,7 +19,7 @@ from shared import evidence, hparams, subjects
 from shared.artifacts import ArtifactStore
 from shared.bus import Bus
 from shared.events import EvalRequested, Machine, Recorded, RunCompleted
-from shared.faults import PoisonMessage
+from shared.faults import PoisonMessage, Superseded
 from shared.ids import derive_id
 from shared.logs import logger
 
@@ -31,7 +32,8 @@ class Evaluator:
 
     bus: Bus
     artifacts: ArtifactStore
-    provider: Provider
+    provide: Callable[[], Provider]
+    """Asked anew for each evaluation: meanwhile the engine may have been restarted or the image rebuilt."""
     hotkey: str
     shards: Path | None
     instance: str = field(default_factory=lambda: f"{socket.gethostname()}-{secrets.token_hex(8)}")
@@ -45,25 +47,34 @@ async def evaluate(evaluator: Evaluator, recorded: Recorded, deliveries: int) ->
     aggregate = subjects.submission(request.submission_id)
     bus, instance = evaluator.bus, evaluator.instance
     story = await bus.load(aggregate)
-    refusal = decide.refuses_sandbox(story, sandbox=evaluator.provider.kind)
+    if not decide.is_wanted(story, request):
+        return
+    # All that can be missing here is looked for before an attempt is claimed.
+    provider = await asyncio.to_thread(evaluator.provide)
+    refusal = decide.refuses_sandbox(story, sandbox=provider.kind)
     if refusal is not None:
         raise SandboxFault(refusal)
+    bench = await _bench(evaluator, provider, request)
+    source = await asyncio.to_thread(evaluator.artifacts.get, request.code_sha256)
     story = await bus.transact(
         aggregate,
         lambda known: decide.start(
-            known, request, evaluator=evaluator.hotkey, instance=instance, sandbox=evaluator.provider.kind
+            known, request, evaluator=evaluator.hotkey, instance=instance, sandbox=provider.kind
         ),
         cause=recorded,
     )
     attempt = decide.claimed(story, request, instance=instance)
     if attempt is None:
         return
-    bench = await _bench(evaluator, request)
-    source = await asyncio.to_thread(evaluator.artifacts.get, request.code_sha256)
-    while (index := decide.next_run(story, request, attempt=attempt)) is not None:
-        completed = await _measure(evaluator, bench, source, request, story, attempt=attempt, index=index)
-        logger().info("run completed", run=index, failure=completed.failure, tps=completed.tokens_per_second)
-        story = await _report(bus, completed, cause=recorded)
+    try:
+        while (index := decide.next_run(story, request, attempt=attempt)) is not None:
+            completed = await _measure(evaluator, bench, source, request, story, attempt=attempt, index=index)
+            story = await _report(bus, request, completed, cause=recorded)
+            logger().info("run ended", run=index, failure=completed.failure, tps=completed.tokens_per_second)
+    except Exception:
+        _leave_to_successor(await bus.load(aggregate), request, attempt)
+        raise
+    _leave_to_successor(story, request, attempt)
 
 
 async def give_up(evaluator: Evaluator, recorded: Recorded, deliveries: int, why: str) -> None:
@@ -82,19 +93,23 @@ def _request(recorded: Recorded) -> EvalRequested:
     return recorded.event
 
 
-async def _bench(evaluator: Evaluator, request: EvalRequested) -> Bench:
+def _leave_to_successor(story: list[Recorded], request: EvalRequested, attempt: int) -> None:
+    if decide.is_superseded(story, request, attempt=attempt):
+        raise Superseded(f"attempt {attempt} took too long to show that it lives; a later one goes on")
+
+
+async def _bench(evaluator: Evaluator, provider: Provider, request: EvalRequested) -> Bench:
     known = evaluator.benches.get(request.hparams_sha256)
-    if known is not None:
-        return known
-    content = await asyncio.to_thread(evaluator.artifacts.get, request.hparams_sha256)
-    try:
-        parameters = hparams.parse(content)
-    except hparams.HparamsError as error:
-        raise PoisonMessage(f"the evaluation's hparams cannot be used: {error}") from error
-    placement = await asyncio.to_thread(place, parameters.sandbox.cpus)
-    bench = await asyncio.to_thread(open_bench, evaluator.provider, parameters, placement, evaluator.shards)
-    evaluator.benches[request.hparams_sha256] = bench
-    return bench
+    if known is None:
+        content = await asyncio.to_thread(evaluator.artifacts.get, request.hparams_sha256)
+        try:
+            parameters = hparams.parse(content)
+        except hparams.HparamsError as error:
+            raise PoisonMessage(f"the evaluation's hparams cannot be used: {error}") from error
+        placement = await asyncio.to_thread(place, parameters.sandbox.cpus)
+        known = await asyncio.to_thread(open_bench, provider, parameters, placement, evaluator.shards)
+        evaluator.benches[request.hparams_sha256] = known
+    return dataclasses.replace(known, provider=provider)
 
 
 async def _measure(
@@ -107,10 +122,11 @@ async def _measure(
     attempt: int,
     index: int,
 ) -> RunCompleted:
-    """One run, and the reference beside it when this evaluation has none yet."""
+    """One run, and the reference after it when this evaluation has none yet."""
     earlier = decide.earlier_run(story)
     secret = draw() if earlier is None else Draw(seed=earlier.seed, nonce=bytes.fromhex(earlier.nonce))
-    name = f"{request.evaluation_id[:12]}-{attempt}-{index}"
+    # Random too, because two tournaments on one engine may know the same evaluation.
+    name = f"{request.evaluation_id[:12]}-{attempt}-{index}-{secrets.token_hex(4)}"
     measured = await _stoppable(lambda stop: measure_candidate(bench, source, secret, name=name, stop=stop))
     reference_sha256 = None if earlier is None else earlier.reference_sha256
     if measured.evidence is not None and reference_sha256 is None:
@@ -139,15 +155,15 @@ async def _measure(
             hostname=socket.gethostname(),
             accelerator=bench.placement.accelerator,
             cpus=bench.placement.cpus,
-            sandbox=evaluator.provider.kind,
-            image=evaluator.provider.image,
+            sandbox=bench.provider.kind,
+            image=bench.provider.image,
         ),
     )
 
 
-async def _report(bus: Bus, completed: RunCompleted, *, cause: Recorded) -> list[Recorded]:
-    aggregate = subjects.submission(completed.submission_id)
-    return await bus.transact(aggregate, lambda story: decide.report(story, completed), cause=cause)
+async def _report(bus: Bus, request: EvalRequested, completed: RunCompleted, *, cause: Recorded) -> list[Recorded]:
+    aggregate = subjects.submission(request.submission_id)
+    return await bus.transact(aggregate, lambda story: decide.report(story, request, completed), cause=cause)
 
 
 async def _store(evaluator: Evaluator, measured: Measured) -> str | None:
@@ -165,5 +181,5 @@ async def _stoppable(work: Callable[[threading.Event], T]) -> T:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
         stop.set()
-        await asyncio.wait([task])
+        await asyncio.gather(task, return_exceptions=True)
         raise

@@ -1,13 +1,17 @@
 """Chooses the sandbox of this machine, once, at start. It opens none."""
 
+import asyncio
 import functools
 import importlib.metadata
 import platform
+from collections.abc import Callable
 
 from services.evaluator.docker_sandbox import connect, image_digest, open_docker, remove_orphans
 from services.evaluator.image import image_tag
 from services.evaluator.process_sandbox import open_process
 from services.evaluator.sandbox import Provider, SandboxFault
+from shared.bus import retry_seconds
+from shared.environment import SettingsError
 from shared.logs import logger
 
 
@@ -47,11 +51,43 @@ def choose(setting: str) -> tuple[Provider, str]:
     if setting == "process":
         return process_provider(), f"process sandbox, as asked: it contains nothing hostile; {_HOW_TO_DOCKER}"
     try:
-        return docker_provider(), "docker sandbox; --sandbox process runs without an engine"
+        return docker_provider(), f"docker sandbox; {_HOW_TO_PROCESS}"
     except SandboxFault as fault:
         if setting == "docker":
             raise
-        return process_provider(), f"process sandbox, which contains nothing hostile, because {fault}; {_HOW_TO_DOCKER}"
+        why = str(fault)
+    try:
+        return process_provider(), f"process sandbox, which contains nothing hostile, because {why}; {_HOW_TO_DOCKER}"
+    except SandboxFault as fault:
+        raise SandboxFault(f"{why}; {fault}") from None
+
+
+async def wait_for(setting: str) -> Callable[[], Provider]:
+    """The way in which this process opens sandboxes from now on, said in the log.
+
+    An engine or an image that is not there yet is waited for: after a reboot the engine may come up last.
+
+    Raises:
+        SettingsError: child processes were asked for, which would need what is not installed.
+    """
+    attempt = 0
+    while True:
+        try:
+            provider, sentence = await asyncio.to_thread(choose, setting)
+        except SandboxFault as fault:
+            if setting == "process":
+                raise SettingsError(f"TOURNAMENT_SANDBOX is process, but {fault}") from None
+            attempt += 1
+            logger().warning("no sandbox yet, trying again", error=str(fault))
+            await asyncio.sleep(retry_seconds(attempt))
+        else:
+            break
+    if provider.kind == "docker":
+        logger().info(sentence, image=provider.image)
+        return docker_provider
+    logger().warning(sentence, image=provider.image)
+    return process_provider
 
 
 _HOW_TO_DOCKER = "for docker, start an engine and run `just sandbox-image`"
+_HOW_TO_PROCESS = "--sandbox process, or TOURNAMENT_SANDBOX=process, does without an engine"

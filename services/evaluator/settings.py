@@ -15,6 +15,7 @@ class Settings:
     """auto, docker or process."""
     hotkey: str
     shards: Path | None
+    """The folder of the competition's token shards."""
 
 
 def from_environment(environ: Mapping[str, str]) -> Settings:
@@ -26,11 +27,11 @@ def from_environment(environ: Mapping[str, str]) -> Settings:
     sandbox = environment.text(environ, "TOURNAMENT_SANDBOX", "auto")
     if sandbox not in ("auto", "docker", "process"):
         raise environment.SettingsError(f"TOURNAMENT_SANDBOX is {sandbox!r}; it must be auto, docker or process")
-    shards = environment.optional_text(environ, "TOURNAMENT_SHARDS_DIR")
+    has_shards = environment.optional_text(environ, "TOURNAMENT_SHARDS_DIR") is not None
     return Settings(
         nats_url=environment.text(environ, "TOURNAMENT_NATS_URL"),
         artifacts=environment.path(environ, "TOURNAMENT_ARTIFACTS_DIR"),
         sandbox=sandbox,
         hotkey=environment.text(environ, "TOURNAMENT_EVALUATOR_HOTKEY", "local"),
-        shards=None if shards is None else Path(shards),
+        shards=environment.path(environ, "TOURNAMENT_SHARDS_DIR") if has_shards else None,
     )
