@@ -17,7 +17,7 @@ from neurons import miner, validator
 from shared import events, hparams, subjects
 from shared.events import CATALOGUE, Check, Envelope, Machine, Payment, Phases, Standing
 from shared.faults import Failure
-from shared.streams import CONSUMERS
+from shared.streams import CONSUMERS, MAX_EVENT_BYTES
 
 PROJECT = Path(__file__).parents[2]
 DOCS = PROJECT / "docs"
@@ -109,6 +109,7 @@ def test_every_consumer_is_documented() -> None:
         ]
         for consumer in CONSUMERS
     ]
+    assert f"at most {MAX_EVENT_BYTES // 1024} KiB" in section(DOCS / "events.md", "The envelope")
 
 
 def source_files() -> Iterator[Path]:
