@@ -29,10 +29,9 @@ def weights(
     """
     length = economy.weights_interval_seconds
     interval = int(now.timestamp() // length)
-    # By their beginnings, because the length may have been another then.
-    if last is not None and last.interval * last.interval_seconds >= interval * length:
+    if last is not None and _begin_seconds(last) >= interval * length:
         return []
-    leader = leaderboard.top[0] if leaderboard is not None else None
+    leader = leaderboard.top[0] if leaderboard is not None and leaderboard.top else None
     hotkey = burn_hotkey if leader is None else leader.miner_hotkey
     return [
         WeightsSet(
@@ -45,6 +44,16 @@ def weights(
             weight=0.0 if hotkey is None else 1.0,
             leader_submission_id=None if leader is None else leader.submission_id,
             outcome="no_chain",
-            detail=NO_CHAIN if hotkey is not None else f"no leader and no burn hotkey; {NO_CHAIN}",
+            detail=NO_CHAIN if hotkey is not None else f"there is no leader and no burn hotkey; {NO_CHAIN}",
         )
     ]
+
+
+def is_ahead(last: WeightsSet, *, now: datetime) -> bool:
+    """Whether an interval is recorded that has not begun by this clock: it, or the writer's, is wrong."""
+    return _begin_seconds(last) > now.timestamp()
+
+
+def _begin_seconds(weights: WeightsSet) -> int:
+    """Unix time at which the interval began. Numbers are not compared: the length may have been another then."""
+    return weights.interval * weights.interval_seconds

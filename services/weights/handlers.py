@@ -16,46 +16,61 @@ from shared.logs import logger
 
 async def every_interval(bus: Bus, competition: Hparams, burn_hotkey: str | None, now: Now) -> None:
     """Record each interval as it begins, for ever; the present one at once."""
-    length, faults = competition.economy.weights_interval_seconds, 0
+    loop = asyncio.get_running_loop()
+    while True:
+        left = decide.seconds_until_next(now(), interval_seconds=competition.economy.weights_interval_seconds)
+        end = loop.time() + left
+        try:
+            async with asyncio.timeout_at(end):
+                await _until_recorded(bus, competition, burn_hotkey, now)
+        except TimeoutError:
+            logger().error("an interval ended before its weights were known to be recorded")
+        await asyncio.sleep(end - loop.time())
+
+
+async def _until_recorded(bus: Bus, competition: Hparams, burn_hotkey: str | None, now: Now) -> None:
+    """Record the present interval, again and again while NATS does not answer. The caller bounds it."""
+    attempt = 0
     while True:
         try:
-            await record(bus, competition, burn_hotkey, now)
+            return await record(bus, competition, burn_hotkey, now)
+        except Conflict:
+            # By a replica; or by this process, whose publish of an earlier interval was given up and arrived late.
+            logger().info("another was recorded first")
         except TransientFault as fault:
-            faults += 1
-            logger().warning("weights not recorded yet", error=str(fault), attempt=faults)
-            await asyncio.sleep(min(retry_seconds(faults), length))
-        else:
-            faults = 0
-            await asyncio.sleep(decide.seconds_until_next(now(), interval_seconds=length))
+            attempt += 1
+            logger().warning("weights not recorded yet", error=str(fault), attempt=attempt)
+            await asyncio.sleep(retry_seconds(attempt))
 
 
 async def record(bus: Bus, competition: Hparams, burn_hotkey: str | None, now: Now) -> None:
     """Decide and record the present interval, unless it is recorded.
 
     Raises:
+        Conflict: another interval was recorded meanwhile. Ask again.
         TransientFault: NATS did not answer. Ask again.
     """
     aggregate = subjects.weights(competition.economy.netuid)
+    # The last ones only: to load every interval there ever was would make each slower than the one before.
     last = await bus.last(aggregate)
     leaderboard = await bus.last(subjects.leaderboard(competition.sha256))
-    before = None if last is None else last.event
+    known = None if last is None else last.event
     standing = None if leaderboard is None else leaderboard.event
-    assert before is None or isinstance(before, WeightsSet)
+    assert known is None or isinstance(known, WeightsSet)
     assert standing is None or isinstance(standing, LeaderboardChanged)
-    decided = decide.weights(
-        before,
-        standing,
-        now=now(),
-        economy=competition.economy,
-        burn_hotkey=burn_hotkey,
-    )
+    moment = now()
+    if known is not None and decide.is_ahead(known, now=moment):
+        logger().error("weights are recorded for the future: check the clock", interval=known.interval)
+    decided = decide.weights(known, standing, now=moment, economy=competition.economy, burn_hotkey=burn_hotkey)
     for event in decided:
-        try:
-            await bus.append(
-                event, aggregate=aggregate, expected=0 if last is None else last.sequence, cause=leaderboard
-            )
-        except Conflict:
-            logger().info("recorded by another first", interval=event.interval)
-        else:
-            log = logger().error if event.reason == "nothing_to_set" else logger().info
-            log("weights", interval=event.interval, reason=event.reason, hotkey=event.hotkey, outcome=event.outcome)
+        await bus.append(event, aggregate=aggregate, expected=0 if last is None else last.sequence, cause=leaderboard)
+        _tell(event)
+
+
+def _tell(event: WeightsSet) -> None:
+    if event.reason == "nothing_to_set":
+        logger().error(
+            "no leader and no burn hotkey: nothing to set; set TOURNAMENT_BURN_HOTKEY", interval=event.interval
+        )
+    else:
+        logger().info("weights", interval=event.interval, reason=event.reason, hotkey=event.hotkey)

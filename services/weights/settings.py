@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from shared import environment
+from shared import environment, ss58
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,5 +24,18 @@ def from_environment(environ: Mapping[str, str]) -> Settings:
     return Settings(
         nats_url=environment.text(environ, "TOURNAMENT_NATS_URL"),
         hparams=environment.path(environ, "TOURNAMENT_HPARAMS"),
-        burn_hotkey=environment.optional_text(environ, "TOURNAMENT_BURN_HOTKEY"),
+        burn_hotkey=_hotkey(environ, "TOURNAMENT_BURN_HOTKEY"),
     )
+
+
+def _hotkey(environ: Mapping[str, str], name: str) -> str | None:
+    address = environment.optional_text(environ, name)
+    if address is None:
+        return None
+    try:
+        prefix, _ = ss58.decode(address)
+    except ss58.InvalidAddress as error:
+        raise environment.SettingsError(f"{name} is no SS58 address: {error}") from None
+    if prefix != ss58.BITTENSOR_PREFIX:
+        raise environment.SettingsError(f"{name} is an address of another network; Bittensor's begin with 5")
+    return address
