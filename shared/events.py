@@ -75,7 +75,7 @@ class EvaluationStarted(Event, frozen=True, kw_only=True):
 
 
 class Phases(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the time of one run went, by the controller's clock, nanoseconds. `timed` is what is scored."""
+    """Where the time of one run went, by the controller's clock, nanoseconds. Train and evidence are what is scored."""
 
     start_ns: int = 0
     """From asking for the sandbox until the runner connected."""

@@ -81,7 +81,7 @@ class Evaluation(_Section, frozen=True, kw_only=True):
     warmup_steps: Annotated[int, Meta(ge=2, le=100)]
     """At least 2: a step compiled together with its optimizer makes two graphs."""
     prepare_timeout_seconds: Seconds
-    """From asking for the sandbox to the end of the warm-up. Not scored."""
+    """For the sandbox to start; and again for model, import and warm-up. Not scored."""
     timeout_seconds: Seconds
     """Of the timed region."""
 
