@@ -15,7 +15,6 @@ import nats
 import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription
 from nats.errors import ConnectionClosedError
 from nats.errors import Error as NatsError
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
@@ -390,7 +389,9 @@ class Bus:
             ),
         )
         inbox = self._client.new_inbox()
-        subscription = await self._client.subscribe(inbox, pending_msgs_limit=0, pending_bytes_limit=0)
+        # By callback, because next_msg starts a task for every message, which costs more than all the rest.
+        arrived: asyncio.Queue[Msg] = asyncio.Queue()
+        subscription = await self._client.subscribe(inbox, cb=arrived.put, pending_msgs_limit=0, pending_bytes_limit=0)
         asked_for = 0
         batch: list[Recorded] = []
         try:
@@ -403,7 +404,7 @@ class Bus:
                 if batch:
                     yield batch
                     batch = []
-                for message in await _drain(subscription, limit=REPLAY_BATCH):
+                for message in await _drain(arrived, limit=REPLAY_BATCH):
                     if not _is_delivery(message):
                         asked_for -= _unserved(message)
                         continue
@@ -474,11 +475,12 @@ def _recorded(message: Msg) -> Recorded:
     return Recorded(sequence=message.metadata.sequence.stream, subject=message.subject, envelope=decode(message.data))
 
 
-async def _drain(subscription: Subscription, *, limit: int) -> list[Msg]:
+async def _drain(arrived: asyncio.Queue[Msg], *, limit: int) -> list[Msg]:
     """Wait for one message, then take whatever else is already here."""
-    messages = [await subscription.next_msg(timeout=REPLAY_EXPIRES_SECONDS + REPLAY_GRACE_SECONDS)]
-    while len(messages) < limit and subscription.pending_msgs:
-        messages.append(await subscription.next_msg(timeout=1.0))
+    async with asyncio.timeout(REPLAY_EXPIRES_SECONDS + REPLAY_GRACE_SECONDS):
+        messages = [await arrived.get()]
+    while len(messages) < limit and not arrived.empty():
+        messages.append(arrived.get_nowait())
     return messages
 
 
