@@ -8,11 +8,13 @@ default:
 
 # A whole tournament from nothing to its leaderboard, on real parts, in about two minutes
 [group('run')]
+[no-exit-message]
 demo *arguments:
     uv run python -m deploy.local.demo "$@"
 
 # A whole validator on this machine, until Ctrl-C; the same as `python -m neurons.validator`
 [group('run')]
+[no-exit-message]
 up *arguments:
     uv run python -m neurons.validator "$@"
 

@@ -3,7 +3,6 @@
 Services only bind to what this creates. It never deletes anything.
 """
 
-import dataclasses
 import os
 from collections.abc import Iterable
 
@@ -16,6 +15,8 @@ from shared import environment, process, streams
 from shared.streams import CONSUMERS, STREAM, Consumer
 
 CONNECT_SECONDS = 5
+CONNECT_ATTEMPTS = 10
+"""One a second: a server that is started at the same moment is waited for."""
 
 
 class StreamsError(Exception):
@@ -38,20 +39,43 @@ async def apply(client: Client, *, consumers: Iterable[Consumer] = CONSUMERS, re
         else:
             await manager.update_stream(wanted)
         for consumer in consumers:
-            await manager.add_consumer(STREAM, dataclasses.replace(streams.consumer_config(consumer)))
-    except (NatsError, TimeoutError) as error:
+            await manager.add_consumer(STREAM, streams.consumer_config(consumer))
+    except (NatsError, OSError) as error:
         raise StreamsError(f"NATS did not take the stream's declaration: {error}") from error
 
 
 async def main() -> None:
     url = environment.text(os.environ, "TOURNAMENT_NATS_URL")
     replicas = environment.integer(os.environ, "TOURNAMENT_NATS_REPLICAS", 1, least=1, most=5)
-    client = await nats.connect(url, connect_timeout=CONNECT_SECONDS)
+    client = await _connect(url)
     try:
         await apply(client, replicas=replicas)
     finally:
         await client.close()
 
 
+async def _connect(url: str) -> Client:
+    refusals: list[Exception] = []
+
+    async def on_error(error: Exception) -> None:
+        refusals.append(error)
+
+    try:
+        return await nats.connect(
+            url,
+            error_cb=on_error,
+            allow_reconnect=False,
+            max_reconnect_attempts=CONNECT_ATTEMPTS,
+            reconnect_time_wait=1,
+            connect_timeout=CONNECT_SECONDS,
+        )
+    except (NatsError, OSError) as error:
+        why = refusals[-1] if refusals else error
+        raise StreamsError(f"cannot connect to TOURNAMENT_NATS_URL: {why}") from error
+
+
 if __name__ == "__main__":
-    raise SystemExit(process.run("streams", main))
+    try:
+        raise SystemExit(process.run("streams", main))
+    except StreamsError as error:
+        raise SystemExit(f"streams: {error}") from None

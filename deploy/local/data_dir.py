@@ -20,7 +20,7 @@ def hold(folder: Path) -> Iterator[None]:
         DataDirError: it cannot be written, or another tournament runs in it.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # miners' code is nobody else's business
         lock = (folder / "lock").open("a+")
     except OSError as error:
         raise DataDirError(

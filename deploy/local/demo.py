@@ -5,9 +5,10 @@ It knows of the services only what a miner could, by HTTP, and ends with exit co
 
 import argparse
 import asyncio
+import contextlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
@@ -66,26 +67,22 @@ async def _demo(flags: argparse.Namespace) -> int:
     began = time.monotonic()
     parameters = hparams.load(flags.hparams)
     entries = [Entry(file=file, hotkey=hotkey, runs=parameters.evaluation.runs) for file, hotkey in SUBMISSIONS]
-    failure: str | None = None
-    outcome: Outcome | None = None
-    with board.shown(entries) as shown:
-        provider, sentence = providers.choose(flags.sandbox)
-        shown.say(sentence)
-        options = _options(flags.hparams, provider.kind)
-        shown.say(f"data directory {options.data_dir}")
-        try:
+    provider, sentence = providers.choose(flags.sandbox)
+    options = _options(flags.hparams, provider.kind)
+    try:
+        with board.shown(entries) as shown:
+            shown.say(sentence)
             async with tournament(options, shown.say) as place:
                 shown.say(f"the API answers at {place.api_url} (documentation: {place.api_url}/docs)")
                 outcome = await _play(place, entries, shown)
-        except DemoFailed as error:
-            failure = str(error)
-    if outcome is not None:
         board.print_outcome(outcome, entries, elapsed_seconds=time.monotonic() - began)
-        failure = _wrong(outcome, entries)
-    if failure is not None:
-        board.print_failure(failure, logs=options.data_dir / "logs")
-    board.print_data_dir(options.data_dir)
-    return 0 if failure is None else 1
+        _check(outcome, entries)
+    except DemoFailed as error:
+        board.print_failure(str(error), logs=options.data_dir / "logs")
+        return 1
+    finally:
+        board.print_data_dir(options.data_dir)
+    return 0
 
 
 def _options(parameters: Path, sandbox: str) -> Options:
@@ -103,7 +100,7 @@ def _options(parameters: Path, sandbox: str) -> Options:
 
 async def _play(place: Tournament, entries: list[Entry], shown: Board) -> Outcome:
     """Submit, watch until all are settled, and wait for the weights that follow from it."""
-    async with asyncio.timeout(PATIENCE_SECONDS), httpx.AsyncClient(timeout=REQUEST_SECONDS) as client:
+    async with _patience(), httpx.AsyncClient(timeout=REQUEST_SECONDS) as client:
         for entry in entries:
             entry.submission = await _submit(client, place, entry)
             shown.refresh()
@@ -123,6 +120,15 @@ async def _play(place: Tournament, entries: list[Entry], shown: Board) -> Outcom
             if len(rows) >= ranked and recorded and recorded[0].leader_submission_id == leader:
                 return Outcome(rows=rows, weights=recorded[0])
             await asyncio.sleep(POLL_SECONDS)
+
+
+@contextlib.asynccontextmanager
+async def _patience() -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            yield
+    except TimeoutError:
+        raise DemoFailed(f"not all was settled within {PATIENCE_SECONDS:g} s") from None
 
 
 async def _submit(client: httpx.AsyncClient, place: Tournament, entry: Entry) -> Submission:
@@ -158,18 +164,18 @@ async def _get(client: httpx.AsyncClient, url: str, kind: type[T]) -> T:
         await asyncio.sleep(POLL_SECONDS)
 
 
-def _wrong(outcome: Outcome, entries: list[Entry]) -> str | None:
-    """What is not as it must be, or None."""
+def _check(outcome: Outcome, entries: list[Entry]) -> None:
+    """Raise DemoFailed unless all is as it must be."""
     honest = {entry.submission_id for entry in entries if entry.file != CHEAT}
-    if {row.submission_id for row in outcome.rows} != honest:
-        return f"ranked are {[row.submission_id for row in outcome.rows]}; it must be {sorted(honest)}"
+    ranked = [row.submission_id for row in outcome.rows]
+    if sorted(ranked) != sorted(honest):
+        raise DemoFailed(f"ranked are {ranked}; it must be {sorted(honest)}")
     scores = [row.final_score for row in outcome.rows]
     if scores != sorted(scores, reverse=True):
-        return f"the leaderboard is not in the order of its scores: {scores}"
-    cheat = next(entry for entry in entries if entry.file == CHEAT)
-    if cheat.submission is None or cheat.submission.status != "failed_validation":
-        return f"{CHEAT} must be rejected; it is {cheat.submission}"
-    return None
+        raise DemoFailed(f"the leaderboard is not in the order of its scores: {scores}")
+    cheat = next(entry.submission for entry in entries if entry.file == CHEAT)
+    if cheat is None or cheat.status != "failed_validation":
+        raise DemoFailed(f"{CHEAT} must be rejected; it is {cheat}")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from deploy.local import data_dir, postgres
 from deploy.local import nats as local_nats
 from deploy.local.program import LOOPBACK, Program, free_port
 from deploy.local.supervisor import Report, keep_running
+from shared.http import listen
 
 ROOT = Path(__file__).parents[2]
 PROBE_SECONDS = 2.0
@@ -54,11 +55,12 @@ async def tournament(options: Options, report: Report) -> AsyncIterator[Tourname
     """Everything, running and answering, until the block is left; then stopped in order, with all state kept.
 
     Raises:
-        DataDirError, PostgresError, StreamsError, ProgramFailed: said in one sentence each.
+        SettingsError, DataDirError, PostgresError, StreamsError, ProgramFailed: said in one sentence each.
     """
     folder = options.data_dir
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(data_dir.hold(folder))
+        _check_ports(options)
         secret = data_dir.secret(folder)
         nats_port, postgres_port = free_port(), free_port()
         place = Tournament(
@@ -79,6 +81,12 @@ async def tournament(options: Options, report: Report) -> AsyncIterator[Tourname
         report("starting the five services")
         await stack.enter_async_context(keep_running(_services(options, place), folder, report))
         yield place
+
+
+def _check_ports(options: Options) -> None:
+    """Beforehand, because whatever holds a port would answer in our service's place, another validator healthily."""
+    listen(options.host, options.api_port, setting="TOURNAMENT_API_PORT").close()
+    listen(options.host, options.ingest_port, setting="TOURNAMENT_INGEST_PORT").close()
 
 
 def _services(options: Options, place: Tournament) -> list[Program]:
