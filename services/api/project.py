@@ -35,7 +35,7 @@ class SubmissionRow(NamedTuple):
 
 
 class RunRow(NamedTuple):
-    """A run that counts, as it ended. A verdict that was there before is none of it."""
+    """A run that counts, with its verdict if that is in the same batch. What was there before is none of it."""
 
     submission_id: str
     run_id: str
@@ -43,14 +43,16 @@ class RunRow(NamedTuple):
     sequence: int
     created_at: datetime
     completed: str
+    verified_sequence: int | None = None
+    verified: str | None = None
 
 
 class VerdictRow(NamedTuple):
-    """The verdict on a run that has its row."""
+    """The verdict on a run that has its row already."""
 
     submission_id: str
     run_id: str
-    sequence: int
+    verified_sequence: int
     verified: str
 
 
@@ -145,7 +147,7 @@ def _follow_run(rows: Rows, before: Submission | None, after: Submission, record
     event, submission_id = recorded.event, after.submission_id
     if isinstance(event, RunCompleted) and len(after.runs) > len(before.runs):
         key = (submission_id, event.run_id)
-        rows.verdicts.pop(key, None)
+        rows.verdicts.pop(key, None)  # on the same run of an evaluation that was taken up again
         rows.runs[key] = RunRow(
             submission_id=submission_id,
             run_id=event.run_id,
@@ -155,9 +157,12 @@ def _follow_run(rows: Rows, before: Submission | None, after: Submission, record
             completed=_json(after.runs[-1].completed),
         )
     elif isinstance(event, Verified) and _judged(after) > _judged(before):
-        rows.verdicts[submission_id, event.run_id] = VerdictRow(
-            submission_id=submission_id, run_id=event.run_id, sequence=recorded.sequence, verified=_json(event)
-        )
+        key = (submission_id, event.run_id)
+        sequence, verified = recorded.sequence, _json(event)
+        if key in rows.runs:
+            rows.runs[key] = rows.runs[key]._replace(verified_sequence=sequence, verified=verified)
+        else:
+            rows.verdicts[key] = VerdictRow(*key, verified_sequence=sequence, verified=verified)
 
 
 def _judged(state: Submission) -> int:

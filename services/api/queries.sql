@@ -20,15 +20,19 @@ ON CONFLICT (submission_id) DO UPDATE SET
     state = excluded.state;
 
 -- name: save_runs
-INSERT INTO evaluations (submission_id, run_id, evaluation_id, sequence, created_at, completed)
-SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::timestamptz[], $6::json[])
+INSERT INTO evaluations (
+    submission_id, run_id, evaluation_id, sequence, created_at, completed, verified_sequence, verified
+)
+SELECT * FROM unnest(
+    $1::text[], $2::text[], $3::text[], $4::bigint[], $5::timestamptz[], $6::json[], $7::bigint[], $8::json[]
+)
 ON CONFLICT (submission_id, run_id) DO UPDATE SET
     evaluation_id = excluded.evaluation_id,
     sequence = excluded.sequence,
     created_at = excluded.created_at,
     completed = excluded.completed,
-    verified_sequence = NULL,
-    verified = NULL;
+    verified_sequence = excluded.verified_sequence,
+    verified = excluded.verified;
 
 -- name: save_verdicts
 UPDATE evaluations SET verified_sequence = verdict.sequence, verified = verdict.event

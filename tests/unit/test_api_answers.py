@@ -51,11 +51,11 @@ def evaluations(*events: Event) -> list[Any]:
                 {
                     "created_at": run.created_at,
                     "completed": run.completed,
-                    "verified": rows.verdicts[key].verified if key in rows.verdicts else None,
+                    "verified": run.verified,
                 }
             )
         )
-        for key, run in rows.runs.items()
+        for run in rows.runs.values()
     ]
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.api.project import EventRow, Rows, StandingRow, SubmissionRow, decode_state, project, touched
+from services.api.project import EventRow, Rows, RunRow, StandingRow, SubmissionRow, decode_state, project, touched
 from shared.events import (
     CATALOGUE,
     Event,
@@ -49,7 +49,7 @@ class Tables:
     """What the statements of queries.sql do with rows, in memory."""
 
     submissions: dict[str, SubmissionRow] = field(default_factory=dict)
-    evaluations: dict[tuple[str, str], tuple[object, ...]] = field(default_factory=dict)
+    evaluations: dict[tuple[str, str], RunRow] = field(default_factory=dict)
     standings: dict[tuple[str, str], StandingRow] = field(default_factory=dict)
     weights: dict[int, EventRow] = field(default_factory=dict)
     dead_letters: dict[int, EventRow] = field(default_factory=dict)
@@ -59,9 +59,10 @@ class Tables:
 
     def save(self, rows: Rows) -> None:
         self.submissions |= rows.submissions
-        self.evaluations |= {key: (*run, None, None) for key, run in rows.runs.items()}
+        self.evaluations |= rows.runs
         for key, verdict in rows.verdicts.items():
-            self.evaluations[key] = (*self.evaluations[key][:6], verdict.sequence, verdict.verified)
+            sequence, judged = verdict.verified_sequence, verdict.verified
+            self.evaluations[key] = self.evaluations[key]._replace(verified_sequence=sequence, verified=judged)
         self.standings |= rows.standings
         assert not rows.weights.keys() & self.weights.keys()
         assert not rows.dead_letters.keys() & self.dead_letters.keys()
@@ -108,7 +109,9 @@ def test_a_finished_submission() -> None:
     row = tables.submissions["s1"]
     assert row[:3] == ("s1", "finished", 200.0)
     assert (row.created_at, row.updated_at) == (events[0].envelope.time, events[6].envelope.time)
-    assert [(run[1], run[2], run[3], run[6]) for run in tables.evaluations.values()] == [
+    assert [
+        (run.run_id, run.evaluation_id, run.sequence, run.verified_sequence) for run in tables.evaluations.values()
+    ] == [
         ("evaluation-s1-0", "evaluation-s1", 4, 5),
         ("evaluation-s1-1", "evaluation-s1", 6, 7),
     ]
@@ -125,8 +128,9 @@ def test_the_state_is_the_shared_fold_without_logs() -> None:
     assert tables.states(["s1"])["s1"] == msgspec.structs.replace(state, runs=(without,))
     assert tables.submissions["s1"].status == "failed_validation"
     (stored,) = tables.evaluations.values()
-    assert msgspec.json.decode(str(stored[5]), type=RunCompleted) == without.completed
-    assert msgspec.json.decode(str(stored[7]), type=Verified) == run.verified
+    assert stored.verified is not None
+    assert msgspec.json.decode(stored.completed, type=RunCompleted) == without.completed
+    assert msgspec.json.decode(stored.verified, type=Verified) == run.verified
 
 
 RUNS: list[tuple[str, tuple[Event, ...], list[tuple[str, bool]]]] = [
@@ -160,7 +164,7 @@ RUNS: list[tuple[str, tuple[Event, ...], list[tuple[str, bool]]]] = [
 def test_runs(why: str, given_events: tuple[Event, ...], expected: list[tuple[str, bool]]) -> None:
     events = story(*given_events)
     for tables in (projected(events), projected(*([recorded] for recorded in events))):
-        assert [(run[1], run[7] is not None) for run in tables.evaluations.values()] == expected, why
+        assert [(run.run_id, run.verified is not None) for run in tables.evaluations.values()] == expected, why
 
 
 def test_given_up_is_an_error() -> None:
@@ -291,7 +295,11 @@ def _timeless(tables: Tables, name: str) -> object:
     """The rows of one submission, without the sequences and times, which depend on what is between its events."""
     state = tables.states([name])[name]
     same = msgspec.structs.replace(state, created_at=BEGIN, updated_at=BEGIN, last_sequence=0, paid_sequence=0)
-    runs = {key: (run[2], run[5], run[7]) for key, run in tables.evaluations.items() if key[0] == name}
+    runs = {
+        key: (run.evaluation_id, run.completed, run.verified)
+        for key, run in tables.evaluations.items()
+        if key[0] == name
+    }
     return (
         same,
         tables.submissions[name][:3],
