@@ -1,54 +1,57 @@
 """`just demo`, as its user runs it: real servers, real services, real sandboxes, and kill -9 in the middle."""
 
 import collections
-import os
-import signal
-import subprocess
 import time
 from pathlib import Path
 
+import httpx
 import pytest
 
+from deploy.local.program import LOOPBACK, free_port
 from shared.events import Recorded, RunCompleted, Verified
 from shared.submission import fold
-from tests.support.local import SERVICES, left_running, pid, start, stream_of
+from tests.support.local import kill_9, left_running, started, stream_of
 
 pytestmark = [pytest.mark.servers, pytest.mark.slow]
 
 DEMO_SECONDS = 280.0
-POLL_SECONDS = 0.05
+POLL_SECONDS = 0.1
+KILLED_AT = {"api": 2, "ingest": 5, "weights": 8, "evaluator": 10, "verifier": 13}
+"""Each service with a length of the stream, of about 30 in the end, at which it has work before it."""
 
 
 @pytest.mark.parametrize("sandbox", ["process", pytest.param("docker", marks=pytest.mark.docker)])
 def test_two_are_ranked_and_the_cheat_is_rejected(tmp_path: Path, sandbox: str, request: pytest.FixtureRequest) -> None:
     if sandbox == "docker":
         request.getfixturevalue("sandbox_image")
-    demo = start("deploy.local.demo", "--sandbox", sandbox, folder=tmp_path)
-    out, err = demo.communicate(timeout=DEMO_SECONDS)
+    with started("deploy.local.demo", "--sandbox", sandbox, folder=tmp_path) as demo:
+        out, err = demo.communicate(timeout=DEMO_SECONDS)
     assert demo.returncode == 0, err + out
-    assert_right_outcome(tmp_path, out)
     assert f"{sandbox} sandbox" in err
+    assert_right_outcome(tmp_path, out)
 
 
 def test_kill_9_of_each_service_changes_nothing_of_the_outcome(tmp_path: Path) -> None:
-    demo = start("deploy.local.demo", "--sandbox", "process", folder=tmp_path)
-    for name in SERVICES:
-        kill(tmp_path, name, demo)
-    out, err = demo.communicate(timeout=DEMO_SECONDS)
+    port = free_port()
+    with started("deploy.local.demo", "--sandbox", "process", folder=tmp_path, TOURNAMENT_API_PORT=str(port)) as demo:
+        for name, length in KILLED_AT.items():
+            while stream_length(port) < length:
+                assert demo.poll() is None, demo.communicate()
+                time.sleep(POLL_SECONDS)
+            kill_9(tmp_path, name)
+        out, err = demo.communicate(timeout=DEMO_SECONDS)
     assert demo.returncode == 0, err + out
-    for name in SERVICES:
+    for name in KILLED_AT:
         assert f"{name} was ended by SIGKILL; starting it again" in err
     assert_right_outcome(tmp_path, out)
 
 
-def kill(folder: Path, name: str, demo: "subprocess.Popen[str]") -> None:
-    """kill -9 once the first submission is in its sandbox: then each of the services has work before it."""
-    log = folder / "logs" / "evaluator.log"
-    while not (log.exists() and "run completed" in log.read_text()) and demo.poll() is None:
-        time.sleep(POLL_SECONDS)
-    process = pid(folder, name)
-    assert process is not None, f"{name} does not run"
-    os.kill(process, signal.SIGKILL)
+def stream_length(api_port: int) -> int:
+    """As the API knows it; 0 while it is away."""
+    try:
+        return int(httpx.get(f"http://{LOOPBACK}:{api_port}/health").json()["position"] or 0)
+    except httpx.HTTPError:
+        return 0
 
 
 def assert_right_outcome(folder: Path, out: str) -> None:

@@ -1,9 +1,12 @@
 """A local tournament as its user starts it, and a look into its stream and its processes from outside."""
 
 import asyncio
+import contextlib
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from deploy.local import data_dir, nats
@@ -13,13 +16,13 @@ from shared.events import Recorded
 from tests.support.servers import eventually, running
 
 PROJECT = Path(__file__).parents[2]
-SERVICES = ("ingest", "evaluator", "verifier", "weights", "api")
 
 
-def start(module: str, *arguments: str, folder: Path, **settings: str) -> "subprocess.Popen[str]":
-    """`python -m MODULE` with that data directory, output piped."""
+@contextlib.contextmanager
+def started(module: str, *arguments: str, folder: Path, **settings: str) -> Iterator["subprocess.Popen[str]"]:
+    """`python -m MODULE` with that data directory, output piped; killed at the end, with all that it started."""
     environment = {name: os.environ[name] for name in INHERITED if name in os.environ}
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-m", module, *arguments],
         cwd=PROJECT,
         env=environment | {"TOURNAMENT_DATA_DIR": str(folder), **settings},
@@ -27,14 +30,16 @@ def start(module: str, *arguments: str, folder: Path, **settings: str) -> "subpr
         stderr=subprocess.PIPE,
         text=True,
     )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
-def pid(folder: Path, name: str) -> int | None:
-    """The process of one program of a running tournament, or None."""
-    try:
-        return int((folder / "run" / f"{name}.pid").read_text())
-    except (FileNotFoundError, ValueError):
-        return None
+def kill_9(folder: Path, name: str) -> None:
+    """kill -9 of one program of a running tournament."""
+    os.kill(int((folder / "run" / f"{name}.pid").read_text()), signal.SIGKILL)
 
 
 def left_running(folder: Path) -> list[str]:
