@@ -72,7 +72,9 @@ def image_digest(client: docker.APIClient, image: str) -> str:
 
 
 def remove_orphans(client: docker.APIClient) -> list[str]:
-    """Remove sandboxes whose owner is dead, and return their names: a container outlives its owner's kill -9.
+    """Remove what nobody uses any more, and return its names. Not to be called while this process has a sandbox open.
+
+    A container outlives its owner's kill -9, and an ended one stays when the engine was away at its end.
 
     Raises:
         SandboxFault: the engine did not answer.
@@ -80,7 +82,8 @@ def remove_orphans(client: docker.APIClient) -> list[str]:
     removed = []
     try:
         for container in client.containers(all=True, filters={"label": OWNER_LABEL}):
-            if not _is_alive(container["Labels"][OWNER_LABEL]):
+            owner, is_ended = container["Labels"][OWNER_LABEL], container["State"] != "running"
+            if not _is_alive(owner) or (is_ended and owner == _owner()):
                 _remove(client, container["Id"])
                 for mount in container["Mounts"]:
                     remove_folder(Path(mount["Source"]))

@@ -264,6 +264,17 @@ def test_what_a_killed_evaluator_left_is_removed_and_nothing_else(
         assert sandbox.wait(0.0).exit_code is None, "that of a living owner runs on"
 
 
+def test_what_an_engine_could_not_remove_is_removed_later(
+    docker_opener: Opener, engine: docker.APIClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as away:
+        away.setattr("services.evaluator.docker_sandbox._remove", lambda client, container: None)
+        with docker_opener.probe("") as sandbox:
+            sandbox.wait(SECONDS)
+    (name,) = remove_orphans(engine)
+    assert containers(engine, name) == []
+
+
 @pytest.mark.parametrize(
     ("owner", "is_orphan"),
     [
