@@ -14,14 +14,24 @@ def configure(service: str, *, level: str = "INFO") -> None:
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.dict_tracebacks if not terminal else structlog.processors.StackInfoRenderer(),
-            structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer(),
+            *(_FOR_A_TERMINAL if terminal else _FOR_A_COLLECTOR),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(service=service)
+
+
+# Tracebacks without local variables: tokens and miners' code are among them, and drawing them stops the event loop.
+_FOR_A_TERMINAL: tuple[structlog.typing.Processor, ...] = (
+    structlog.processors.StackInfoRenderer(),
+    structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
+)
+_FOR_A_COLLECTOR: tuple[structlog.typing.Processor, ...] = (
+    structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False)),
+    structlog.processors.JSONRenderer(),
+)
 
 
 def logger() -> structlog.typing.FilteringBoundLogger:
