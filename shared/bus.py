@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from typing import TypeVar
 
 import msgspec
 import nats
@@ -27,6 +28,7 @@ from shared.events import Envelope, Event, MessageDeadLettered, Recorded, decode
 from shared.faults import Conflict, PoisonMessage, Superseded, TransientFault, UnknownEvent
 from shared.logs import logger
 
+T = TypeVar("T")
 NATS_FAULTS = (NatsError, OSError)
 """What an operation raises while the server is away. nats-py lets a broken pipe through; TimeoutError is an OSError."""
 WRONG_LAST_SEQUENCE_CODES = (10071, 10164)
@@ -114,8 +116,10 @@ class Bus:
             if attempt > 1:
                 await asyncio.sleep(retry_seconds(attempt - 1))
             try:
-                ack = await self._js.publish(
-                    subject, payload, timeout=PUBLISH_TIMEOUT_SECONDS, stream=streams.STREAM, headers=headers
+                ack = await _cancellable(
+                    self._js.publish(
+                        subject, payload, timeout=PUBLISH_TIMEOUT_SECONDS, stream=streams.STREAM, headers=headers
+                    )
                 )
             except APIError as error:
                 if error.err_code in WRONG_LAST_SEQUENCE_CODES:
@@ -164,9 +168,9 @@ class Bus:
         """The first event of an aggregate above a sequence, or its latest (None)."""
         try:
             if after is None:
-                raw = await self._js.get_last_msg(streams.STREAM, aggregate)
+                raw = await _cancellable(self._js.get_last_msg(streams.STREAM, aggregate))
             else:
-                raw = await self._js.get_msg(streams.STREAM, seq=after + 1, subject=aggregate, next=True)
+                raw = await _cancellable(self._js.get_msg(streams.STREAM, seq=after + 1, subject=aggregate, next=True))
         except ConnectionClosedError:
             raise
         except NATS_FAULTS as error:
@@ -229,7 +233,7 @@ class Bus:
         failures = 0
         while not _stopping():
             try:
-                message = await self._pull(consumer)
+                message = await _cancellable(self._pull(consumer))
             except ConnectionClosedError:
                 raise
             except NATS_FAULTS as error:
@@ -376,18 +380,16 @@ class Bus:
 
     async def _replay(self, position: int) -> AsyncGenerator[list[Recorded], None]:
         """One ephemeral consumer, two pipelined pulls. Raises a NATS error on any doubt."""
-        info = await self._js.add_consumer(
-            streams.STREAM,
-            ConsumerConfig(
-                filter_subject=subjects.ALL,
-                deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
-                opt_start_seq=position + 1,
-                ack_policy=AckPolicy.NONE,
-                mem_storage=True,
-                num_replicas=1,
-                inactive_threshold=60.0,
-            ),
+        wanted = ConsumerConfig(
+            filter_subject=subjects.ALL,
+            deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
+            opt_start_seq=position + 1,
+            ack_policy=AckPolicy.NONE,
+            mem_storage=True,
+            num_replicas=1,
+            inactive_threshold=60.0,
         )
+        info = await _cancellable(self._js.add_consumer(streams.STREAM, wanted))
         inbox = self._client.new_inbox()
         # By callback, because next_msg starts a task for every message, which costs more than all the rest.
         arrived: asyncio.Queue[Msg] = asyncio.Queue()
@@ -510,6 +512,22 @@ def _unserved(message: Msg) -> int:
     if status not in ("404", "408"):
         raise NatsError(f"pull ended with status {status} {headers.get('Description', '')}")
     return int(headers.get("Nats-Pending-Messages", "0"))
+
+
+async def _cancellable(operation: Awaitable[T]) -> T:
+    """The operation, cancelled whenever its task is.
+
+    `asyncio.wait_for`, on which nats-py rests, forgets a cancellation that comes together with the answer (until Python
+    3.12), and a service that is told only once to stop would go on.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    before = task.cancelling()
+    try:
+        return await operation
+    finally:
+        if task.cancelling() > before:
+            raise asyncio.CancelledError
 
 
 def _stopping() -> bool:

@@ -63,8 +63,11 @@ async def record(bus: Bus, competition: Hparams, burn_hotkey: str | None, now: N
         logger().error("weights are recorded for the future: check the clock", interval=known.interval)
     decided = decide.weights(known, standing, now=moment, economy=competition.economy, burn_hotkey=burn_hotkey)
     for event in decided:
-        await bus.append(event, aggregate=aggregate, expected=0 if last is None else last.sequence, cause=leaderboard)
-        _tell(event)
+        expected = 0 if last is None else last.sequence
+        stored = await bus.append(event, aggregate=aggregate, expected=expected, cause=leaderboard)
+        # When it is not this very object, a replica that decided the same was first.
+        if stored.event is event:
+            _tell(event)
 
 
 def _tell(event: WeightsSet) -> None:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import pytest
 import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 from nats.errors import ConnectionClosedError
 from nats.errors import Error as NatsError
 from nats.js.api import ConsumerInfo
@@ -48,7 +49,7 @@ LETTERS = subjects.dead_letters(QUEUE.name)
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The bus as it is, with shorter waits."""
     monkeypatch.setattr(bus, "PUBLISH_TIMEOUT_SECONDS", 1.0)
     monkeypatch.setattr(bus, "PULL_SECONDS", 1.0)
@@ -57,6 +58,10 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bus, "REPLAY_GRACE_SECONDS", 0.5)
     monkeypatch.setattr(bus, "RETRY_FIRST_SECONDS", 0.1)
     monkeypatch.setattr(bus, "PING_SECONDS", 0.3)
+    # The default takes a quarter of a second to draw a traceback, during which no heartbeat is sent.
+    structlog.configure(processors=[structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)])
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture
@@ -523,6 +528,67 @@ async def test_a_connection_that_the_server_ended_for_good_ends_everything_loudl
     assert [entry["error"] for entry in logs if entry["event"] == "nats connection closed for good"] == [
         "nats: maximum payload violation"
     ]
+
+
+# cancellation ---------------------------------------------------------------------------------------------------------
+
+
+def cancelled_with(answer: Msg) -> Callable[..., Awaitable[Msg]]:
+    """A request whose caller is cancelled in the very moment in which its answer arrives."""
+
+    async def request(*arguments: Any, **options: Any) -> Msg:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        arriving: asyncio.Future[Msg] = loop.create_future()
+        loop.call_soon(arriving.set_result, answer)
+        loop.call_soon(task.cancel)
+        return await asyncio.wait_for(arriving, 5)
+
+    return request
+
+
+@pytest.mark.parametrize(
+    ("operation", "answer"),
+    [
+        ("append", {"stream": STREAM, "seq": 1}),
+        ("append", {"error": {"code": 400, "err_code": 10071}}),
+        ("load", {"error": {"code": 404, "err_code": 10037}}),
+        ("last", {"error": {"code": 404, "err_code": 10037}}),
+        ("follow", {"stream_name": STREAM, "name": "x", "config": {"ack_policy": "none"}}),
+    ],
+)
+async def test_a_cancellation_that_comes_with_the_answer_is_not_lost(
+    connection: Bus, monkeypatch: pytest.MonkeyPatch, operation: str, answer: dict[str, Any]
+) -> None:
+    """Or a service that is told to stop in that moment would go on."""
+
+    async def operate() -> None:
+        if operation == "append":
+            await connection.append(paid("s1"), aggregate=S1, expected=0)
+        elif operation == "load":
+            await connection.load(S1)
+        elif operation == "last":
+            await connection.last(S1)
+        else:
+            await anext(connection.follow(after=0))
+
+    told = Msg(connection._client, data=msgspec.json.encode(answer))
+    monkeypatch.setattr(connection._client, "request", cancelled_with(told))
+    task = asyncio.create_task(operate())
+    await asyncio.wait([task], timeout=5)
+    assert task.cancelled()
+
+
+async def test_a_cancellation_that_comes_with_a_message_leaves_it_to_another(
+    client: Client, connection: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    message = Msg(connection._client, "tournament.submission.s1.paid", f"$JS.ACK.{STREAM}.{QUEUE.name}.1.1.1.1.0")
+    seen = Seen()
+    worker = asyncio.create_task(connection._work(QUEUE, seen, None))
+    monkeypatch.setattr(Subscription, "next_msg", cancelled_with(message))
+    await asyncio.wait([worker], timeout=5)
+    assert worker.cancelled()
+    assert seen.deliveries == []
 
 
 # consume --------------------------------------------------------------------------------------------------------------
