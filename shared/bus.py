@@ -361,8 +361,9 @@ class Bus:
         it early.
 
         Raises:
-            UnknownEvent: a fact that this release cannot read, after all that is before it was yielded. Skipping it
-                would make every state after it wrong.
+            UnknownEvent, msgspec.MsgspecError: a fact that this release cannot read, after all that is before it was
+                yielded. Skipping it would make every state after it wrong.
+            ConnectionClosedError: the connection ended for good; so must the process.
         """
         position, failures = after, 0
         while True:
