@@ -196,7 +196,7 @@ class LeaderboardChanged(Event, frozen=True, kw_only=True):
 class WeightsSet(Event, frozen=True, kw_only=True):
     """What was sent to the chain in one interval, why, and what the chain answered."""
 
-    key: ClassVar[tuple[str, ...]] = ("netuid", "interval")
+    key: ClassVar[tuple[str, ...]] = ("netuid", "interval_seconds", "interval")
     netuid: int
     interval: int
     """Number of the interval: floor(unix time / interval length)."""
