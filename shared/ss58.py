@@ -14,6 +14,17 @@ class InvalidAddress(Exception):
     """The text is no SS58 address of a 32-byte key. The message says why."""
 
 
+def check(address: str) -> None:
+    """Accept an address of Bittensor's network.
+
+    Raises:
+        InvalidAddress: it is no address, or another network's.
+    """
+    prefix, _ = decode(address)
+    if prefix != BITTENSOR_PREFIX:
+        raise InvalidAddress(f"it is an address of another network (prefix {prefix}); Bittensor's begin with 5")
+
+
 def decode(address: str) -> tuple[int, bytes]:
     """Network prefix and public key. One pair has one address only: every other spelling of it is refused.
 

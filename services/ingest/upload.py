@@ -84,7 +84,10 @@ async def read(request: Request, *, max_code_bytes: int) -> Upload:
             raise _invalid("file must be sent as a file, with a name: curl -F file=@train.py")
         if not isinstance(miner_hotkey, str):
             raise _invalid("miner_hotkey must be sent as text: curl -F miner_hotkey=5…")
-        _check_hotkey(miner_hotkey)
+        try:
+            ss58.check(miner_hotkey)
+        except ss58.InvalidAddress as error:
+            raise _invalid(f"miner_hotkey cannot be used: {error}") from None
         return Upload(source=await file.read(), miner_hotkey=miner_hotkey)
 
 
@@ -120,15 +123,6 @@ async def _form(request: Request, body: bytes) -> AsyncIterator[list[tuple[str, 
             yield form.multi_items()
     except HTTPException as error:
         raise _invalid(f"the body is no multipart form: {error.detail}") from None
-
-
-def _check_hotkey(address: str) -> None:
-    try:
-        prefix, _ = ss58.decode(address)
-    except ss58.InvalidAddress as error:
-        raise _invalid(f"miner_hotkey is no SS58 address: {error}") from None
-    if prefix != ss58.BITTENSOR_PREFIX:
-        raise _invalid(f"miner_hotkey is an address of another network (prefix {prefix}); Bittensor's begin with 5")
 
 
 def _invalid(detail: str) -> Problem:

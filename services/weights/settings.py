@@ -33,9 +33,7 @@ def _hotkey(environ: Mapping[str, str], name: str) -> str | None:
     if address is None:
         return None
     try:
-        prefix, _ = ss58.decode(address)
+        ss58.check(address)
     except ss58.InvalidAddress as error:
-        raise environment.SettingsError(f"{name} is no SS58 address: {error}") from None
-    if prefix != ss58.BITTENSOR_PREFIX:
-        raise environment.SettingsError(f"{name} is an address of another network; Bittensor's begin with 5")
+        raise environment.SettingsError(f"{name} cannot be used: {error}") from None
     return address

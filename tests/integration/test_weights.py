@@ -263,7 +263,7 @@ async def test_it_starts_before_its_server(nats_server: NatsServer, connection: 
         ({"TOURNAMENT_HPARAMS": "/nowhere/h.json"}, "weights: /nowhere/h.json: No such file or directory\n"),
         (
             {"TOURNAMENT_BURN_HOTKEY": f"{BURN[:-1]}z"},
-            "weights: TOURNAMENT_BURN_HOTKEY is no SS58 address: "
+            "weights: TOURNAMENT_BURN_HOTKEY cannot be used: "
             "its checksum is wrong: a character is mistyped or missing\n",
         ),
     ],
