@@ -107,7 +107,7 @@ INVALID: list[tuple[str, Parts, str]] = [
     ("the file as text", [("file", (None, "def inner_steps(): ...")), HOTKEY], "curl -F file=@train.py"),
     ("a long file as text", [("file", (None, "#" * MAX_CODE_BYTES)), HOTKEY], "curl -F file=@train.py"),
     ("the hotkey as a file", [FILE, ("miner_hotkey", ("h", ALICE))], "miner_hotkey must be sent as text"),
-    ("an empty hotkey", [FILE, ("miner_hotkey", (None, ""))], "no SS58 address"),
+    ("an empty hotkey", [FILE, ("miner_hotkey", (None, ""))], "for an SS58 address"),
     ("a mistyped hotkey", [FILE, ("miner_hotkey", (None, ALICE[:-1] + "Z"))], "its checksum is wrong"),
     ("another network's address", [FILE, ("miner_hotkey", (None, POLKADOT))], r"another network \(prefix 0\)"),
 ]

@@ -193,7 +193,10 @@ def test_a_missing_setting_is_named(missing: str) -> None:
     [
         (BURN[:-1] + "z", "TOURNAMENT_BURN_HOTKEY cannot be used: its checksum is wrong"),
         ("burn", "TOURNAMENT_BURN_HOTKEY cannot be used: it is too long or too short"),
-        ("14E5nqKAp3oAJcmzgZhUD2RcptBeUBScxKHgJKU4HPNcKVf3", "TOURNAMENT_BURN_HOTKEY cannot be used: it is an address of another network"),
+        (
+            "14E5nqKAp3oAJcmzgZhUD2RcptBeUBScxKHgJKU4HPNcKVf3",
+            "TOURNAMENT_BURN_HOTKEY cannot be used: it is an address of another network",
+        ),
     ],
 )
 def test_an_address_that_nobody_could_be_paid_at_is_refused(address: str, why: str) -> None:
