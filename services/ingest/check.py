@@ -20,6 +20,8 @@ from shared.logs import logger
 CPU_SECONDS = 2.0
 """Of one check. Files that people write take a tenth of a second at most."""
 MEMORY_BYTES = 2**30
+END_SECONDS = 5.0
+"""How long a child that closed its pipe may take to end."""
 PROJECT = Path(__file__).parents[2]
 LENGTH = struct.Struct(">I")
 """Before each source and each answer on the pipes. An answer is what is wrong, empty when nothing is."""
@@ -45,7 +47,7 @@ class SourceCheck:
             try:
                 wrong = await self._ask(source)
             except (asyncio.IncompleteReadError, OSError) as error:
-                if await self._end() == -signal.SIGVTALRM:
+                if await self._end(after_seconds=END_SECONDS) == -signal.SIGVTALRM:
                     raise InvalidSubmission(
                         f"the file takes Python more than {self._cpu_seconds:g} s to parse; make it simpler"
                     ) from None
@@ -76,13 +78,21 @@ class SourceCheck:
         (length,) = LENGTH.unpack(await self._child.stdout.readexactly(LENGTH.size))
         return (await self._child.stdout.readexactly(length)).decode()
 
-    async def _end(self) -> int | None:
-        """Kill it unless it has ended; returns its exit code."""
+    async def _end(self, *, after_seconds: float = 0.0) -> int | None:
+        """Kill it unless it ends by itself in so many seconds; returns its exit code.
+
+        One that has closed its pipe is waited for: to signal a process that is just ending reaps it, and how it ended
+        is lost to asyncio then.
+        """
         child, self._child = self._child, None
         if child is None:
             return None
-        if child.returncode is None:
-            child.kill()
+        try:
+            async with asyncio.timeout(after_seconds):
+                await child.wait()
+        except TimeoutError:
+            if child.returncode is None:
+                child.kill()
         code = await child.wait()
         logger().info("checking process ended", code=code)
         return code
