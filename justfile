@@ -38,6 +38,12 @@ test *arguments: lint
 fast *arguments:
     uv run pytest tests/unit "$@"
 
+# Cheats, hostile files and honest oddities through the real evaluation: `just hostile [FAMILY|FILE ...] [--json]`
+[group('check')]
+[no-exit-message]
+hostile *arguments:
+    uv run python -m tests.hostile.run "$@"
+
 # Lint, format, strict types, import walls
 [group('check')]
 lint:
