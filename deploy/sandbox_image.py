@@ -140,7 +140,17 @@ def _build(client: docker.APIClient, base: str, wheels: Path, tag: str) -> None:
         (context / "wheels").mkdir()
         for wheel in wheels.glob("*.whl"):
             (context / "wheels" / wheel.name).hardlink_to(wheel)
-        _follow(client.build(path=directory, tag=tag, buildargs={"BASE": base}, rm=True, forcerm=True, decode=True))
+        messages = client.build(
+            path=directory,
+            tag=tag,
+            buildargs={"BASE": base},
+            # The host's, because an engine may have no bridge; only the public base's compiler comes over it.
+            network_mode="host",
+            rm=True,
+            forcerm=True,
+            decode=True,
+        )
+        _follow(messages)
 
 
 def _follow(messages: Iterator[dict[str, Any]]) -> None:
