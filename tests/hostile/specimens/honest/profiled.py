@@ -1,0 +1,26 @@
+"""Records its own profile and prints it.
+
+Expected: passed
+"""
+
+from types import SimpleNamespace
+
+import torch.nn.functional as F
+from torch.profiler import ProfilerActivity, profile
+
+
+def inner_steps(model, data_iterator, optimizer, num_steps, device):
+    recording = profile(activities=[ProfilerActivity.CPU])
+    recording.__enter__()
+    total_tokens = 0
+    for step in range(num_steps):
+        batch = next(data_iterator).to(device)
+        logits = model(batch[:, :-1])
+        loss = F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        total_tokens += batch.numel()
+    recording.__exit__(None, None, None)
+    print(recording.key_averages().table(sort_by="cpu_time_total", row_limit=5))
+    return SimpleNamespace(final_logits=logits.detach(), total_tokens=total_tokens, final_loss=loss.item())

@@ -1,0 +1,24 @@
+"""Returns a class with the three values as its attributes.
+
+Expected: passed
+"""
+
+import torch.nn.functional as F
+
+
+class Outcome:
+    pass
+
+
+def inner_steps(model, data_iterator, optimizer, num_steps, device):
+    total_tokens = 0
+    for step in range(num_steps):
+        batch = next(data_iterator).to(device)
+        logits = model(batch[:, :-1])
+        loss = F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        total_tokens += batch.numel()
+    Outcome.final_logits, Outcome.total_tokens, Outcome.final_loss = logits.detach(), total_tokens, loss.item()
+    return Outcome

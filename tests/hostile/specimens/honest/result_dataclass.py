@@ -1,0 +1,30 @@
+"""Returns a frozen dataclass of its own, with annotations that are text.
+
+Expected: passed
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    final_logits: torch.Tensor
+    total_tokens: int
+    final_loss: float
+    note: "str | None" = None
+
+
+def inner_steps(model, data_iterator, optimizer, num_steps, device):
+    total_tokens = 0
+    for step in range(num_steps):
+        batch = next(data_iterator).to(device)
+        logits = model(batch[:, :-1])
+        loss = F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        total_tokens += batch.numel()
+    return Outcome(final_logits=logits.detach(), total_tokens=total_tokens, final_loss=loss.item())

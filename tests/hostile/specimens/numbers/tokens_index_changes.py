@@ -1,0 +1,30 @@
+"""Gives an object whose __index__ counts up.
+
+Expected: token_count_mismatch
+Alternatives: malformed_output
+"""
+
+from types import SimpleNamespace
+
+import torch.nn.functional as F
+
+
+class Counting:
+    asked = 0
+
+    def __index__(self):
+        Counting.asked += 1
+        return 10**9 + Counting.asked
+
+
+def inner_steps(model, data_iterator, optimizer, num_steps, device):
+    total_tokens = 0
+    for step in range(num_steps):
+        batch = next(data_iterator).to(device)
+        logits = model(batch[:, :-1])
+        loss = F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        total_tokens += batch.numel()
+    return SimpleNamespace(final_logits=logits.detach(), total_tokens=Counting(), final_loss=loss.item())

@@ -1,0 +1,28 @@
+"""Replaces every matrix's gradient by its best approximation of rank 4.
+
+Expected: training_mismatch
+Alternatives: output_mismatch
+"""
+
+from types import SimpleNamespace
+
+import torch
+import torch.nn.functional as F
+
+
+def inner_steps(model, data_iterator, optimizer, num_steps, device):
+    total_tokens = 0
+    for step in range(num_steps):
+        batch = next(data_iterator).to(device)
+        logits = model(batch[:, :-1])
+        loss = F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
+
+        loss.backward()
+        for parameter in model.parameters():
+            if parameter.dim() == 2:
+                u, sizes, v = torch.svd_lowrank(parameter.grad, q=4)
+                parameter.grad = u * sizes @ v.T
+        optimizer.step()
+        optimizer.zero_grad()
+        total_tokens += batch.numel()
+    return SimpleNamespace(final_logits=logits.detach(), total_tokens=total_tokens, final_loss=loss.item())

@@ -1,0 +1,24 @@
+"""Reuses the gradients of the step before on every second step, and never computes its own.
+
+Expected: training_mismatch
+Alternatives: output_mismatch
+"""
+
+from types import SimpleNamespace
+
+import torch.nn.functional as F
+
+
+def inner_steps(model, data_iterator, optimizer, num_steps, device):
+    total_tokens = 0
+    for step in range(num_steps):
+        batch = next(data_iterator).to(device)
+        if step % 2 == 0 or step == num_steps - 1:
+            optimizer.zero_grad()
+            logits = model(batch[:, :-1])
+            loss = F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
+            loss.backward()
+        optimizer.step()
+        total_tokens += batch.numel()
+    optimizer.zero_grad()
+    return SimpleNamespace(final_logits=logits.detach(), total_tokens=total_tokens, final_loss=loss.item())
