@@ -37,7 +37,7 @@ BASE = msgspec.structs.replace(
 
 GRACE_SECONDS = 10.0
 """How long after its deadline a run may end."""
-PAIRS = 3
+PAIRS = 2
 MOST_PAIRS = 9
 GAIN = 1.10
 """A timing cheat that is this much faster than honest code, beyond the spread of honest runs, has won."""
@@ -82,7 +82,7 @@ class Corpus:
         began = time.monotonic()
         bench = self._bench(specimen.parameters(BASE))
         source = specimen.path.read_bytes()
-        before = _restart_peak()
+        before, descriptors = _restart_peak(), _descriptors()
         log_tail, gain = "", None
         left: list[str] = []
         if specimen.expected == NO_GAIN:
@@ -92,6 +92,8 @@ class Corpus:
         grown = _peak() - before
         if grown > GROWTH_BYTES:
             left.append(f"the evaluator grew by {grown // 2**20} MB")
+        if _descriptors() > descriptors:
+            left.append(f"{_descriptors() - descriptors} open files in the evaluator")
         left += self._remains()
         self.since_honest += 1
         if self.since_honest >= HONEST_EVERY:
@@ -225,6 +227,10 @@ def _deadline(parameters: Hparams, measured: Measured) -> float:
     if measured.tokens == 0:
         return began + evaluation.prepare_timeout_seconds
     return began + phases.prepare_ns / 1e9 + evaluation.timeout_seconds
+
+
+def _descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
 
 
 def _memory(name: str) -> int:

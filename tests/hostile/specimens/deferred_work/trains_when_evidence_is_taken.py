@@ -1,0 +1,45 @@
+"""Returns at once with a guessed loss; patched evidence functions train when the nonce is there already.
+
+Expected: no_gain
+Alternatives: output_mismatch (when the guess of the loss is too far off)
+"""
+
+import torch
+import torch.nn.functional as F
+
+
+class Result:
+    def __init__(self, logits, tokens, loss):
+        self.final_logits, self.total_tokens, self.final_loss = logits, tokens, loss
+
+
+def train(model, batches, optimizer):
+    tokens = 0
+    for batch in batches:
+        logits = model(batch[:, :-1])
+        loss = F.cross_entropy(logits.reshape(-1, logits.size(-1)), batch[:, 1:].reshape(-1))
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        tokens += batch.numel()
+    return Result(logits.detach().float(), tokens, loss.item())
+
+
+def inner_steps(model, data_iterator, optimizer, num_steps, device):
+    from sandbox import evidence
+
+    batches = list(data_iterator)
+    batch, length = batches[0].shape
+    logits = torch.zeros(batch, length - 1, model.config.vocab_size)
+    original = evidence.picked_logits
+
+    def picked_logits(*arguments, **options):
+        evidence.picked_logits = original
+        logits.copy_(train(model, batches, optimizer).final_logits)
+        return original(logits, *arguments[1:], **options)
+
+    evidence.picked_logits = picked_logits
+    return Result(logits, sum(batch.numel() for batch in batches), GUESS)
+
+
+GUESS = 6.75
