@@ -1,0 +1,31 @@
+"""Fills /tmp and /dev/shm, and then trains rightly.
+
+Expected: passed
+Alternatives: out_of_memory
+Sandbox: docker
+"""
+
+from types import SimpleNamespace
+
+import torch.nn.functional as F
+
+
+def inner_steps(model, data_iterator, optimizer, num_steps, device):
+    if num_steps > 2:
+        for folder in ("/tmp", "/dev/shm"):
+            try:
+                with open(f"{folder}/full", "wb", buffering=0) as file:
+                    while file.write(bytes(10**6)):
+                        pass
+            except OSError:
+                pass
+    total_tokens = 0
+    for step in range(num_steps):
+        batch = next(data_iterator).to(device)
+        logits = model(batch[:, :-1])
+        loss = F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        total_tokens += batch.numel()
+    return SimpleNamespace(final_logits=logits.detach(), total_tokens=total_tokens, final_loss=loss.item())

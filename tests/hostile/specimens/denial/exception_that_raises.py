@@ -1,0 +1,30 @@
+"""Raises an exception that raises another when it is looked at.
+
+Expected: crashed
+"""
+
+from types import SimpleNamespace
+
+import torch.nn.functional as F
+
+
+class Evil(BaseException):
+    def __str__(self):
+        raise SystemExit(0)
+
+    __repr__ = __str__
+
+
+def inner_steps(model, data_iterator, optimizer, num_steps, device):
+    if num_steps > 2:
+        raise Evil
+    total_tokens = 0
+    for step in range(num_steps):
+        batch = next(data_iterator).to(device)
+        logits = model(batch[:, :-1])
+        loss = F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        total_tokens += batch.numel()
+    return SimpleNamespace(final_logits=logits.detach(), total_tokens=total_tokens, final_loss=loss.item())

@@ -1,0 +1,24 @@
+"""Is honest in the warm-up, and never returns when the clock runs.
+
+Expected: timeout
+Hparams: {"evaluation": {"timeout_seconds": 6}}
+"""
+
+from types import SimpleNamespace
+
+import torch.nn.functional as F
+
+
+def inner_steps(model, data_iterator, optimizer, num_steps, device):
+    while num_steps > 2:
+        pass
+    total_tokens = 0
+    for step in range(num_steps):
+        batch = next(data_iterator).to(device)
+        logits = model(batch[:, :-1])
+        loss = F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        total_tokens += batch.numel()
+    return SimpleNamespace(final_logits=logits.detach(), total_tokens=total_tokens, final_loss=loss.item())

@@ -1,0 +1,26 @@
+"""Limits its own address space, so that evidence cannot be taken.
+
+Expected: out_of_memory
+Alternatives: crashed, passed (where what it has is enough)
+"""
+
+import resource
+from types import SimpleNamespace
+
+import torch.nn.functional as F
+
+
+def inner_steps(model, data_iterator, optimizer, num_steps, device):
+    total_tokens = 0
+    for step in range(num_steps):
+        batch = next(data_iterator).to(device)
+        logits = model(batch[:, :-1])
+        loss = F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        total_tokens += batch.numel()
+    if num_steps > 2:
+        logits = logits.detach()
+        resource.setrlimit(resource.RLIMIT_AS, (2**20, 2**20))
+    return SimpleNamespace(final_logits=logits.detach(), total_tokens=total_tokens, final_loss=loss.item())

@@ -1,0 +1,27 @@
+"""Has torch.compile make a new kernel in every step of an endless warm-up.
+
+Expected: timeout
+Alternatives: crashed, out_of_memory
+Sandbox: docker
+Hparams: {"evaluation": {"prepare_timeout_seconds": 15}}
+"""
+
+from types import SimpleNamespace
+
+import torch
+import torch.nn.functional as F
+
+
+def inner_steps(model, data_iterator, optimizer, num_steps, device):
+    for number in range(10**9):
+        torch.compile(lambda x, number=number: (x + number).sin(), dynamic=False)(torch.ones(4))
+    total_tokens = 0
+    for step in range(num_steps):
+        batch = next(data_iterator).to(device)
+        logits = model(batch[:, :-1])
+        loss = F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        total_tokens += batch.numel()
+    return SimpleNamespace(final_logits=logits.detach(), total_tokens=total_tokens, final_loss=loss.item())

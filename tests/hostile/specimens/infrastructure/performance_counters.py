@@ -1,0 +1,41 @@
+"""Tries perf events, userfaultfd and the kernel's log.
+
+Expected: passed
+Sandbox: docker
+
+It ends as crashed if the attack works.
+"""
+
+import ctypes
+import platform
+from types import SimpleNamespace
+
+import torch.nn.functional as F
+
+LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def refused(*arguments):
+    """Make a system call by its number on x86-64; whether the kernel refused it."""
+    return platform.machine() != "x86_64" or LIBC.syscall(*arguments) < 0
+
+
+def inner_steps(model, data_iterator, optimizer, num_steps, device):
+    assert refused(298, (ctypes.c_char * 128)(), -1, 0, -1, 0), "perf_event_open for all processes"
+    assert refused(103, 3, (ctypes.c_char * 4096)(), 4096), "syslog"
+    for path in ("/dev/kmsg", "/dev/mem", "/proc/kcore", "/dev/sda", "/dev/vda"):
+        try:
+            content = open(path, "rb").read(16)
+        except OSError:
+            continue
+        assert not content, path
+    total_tokens = 0
+    for step in range(num_steps):
+        batch = next(data_iterator).to(device)
+        logits = model(batch[:, :-1])
+        loss = F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        total_tokens += batch.numel()
+    return SimpleNamespace(final_logits=logits.detach(), total_tokens=total_tokens, final_loss=loss.item())

@@ -1,0 +1,5 @@
+"""Has a docstring and nothing else.
+
+Expected: invalid_submission
+"""
+

@@ -1,0 +1,7 @@
+"""Takes no arguments.
+
+Expected: crashed
+"""
+
+def inner_steps():
+    return None
