@@ -14,6 +14,7 @@ from neurons import competition, local, render
 from services.evaluator import providers
 from services.evaluator.evaluation import open_bench
 from services.evaluator.machine import place
+from services.evaluator.settings import runtime
 from shared import environment, logs
 from shared.admission import InvalidSubmission, check_source
 from shared.events import Machine
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logs.configure("miner", level="WARNING")
     try:
         verdict = _test(options)
-    except (Unusable, HparamsError, TransientFault, PoisonMessage) as error:
+    except (Unusable, HparamsError, environment.SettingsError, TransientFault, PoisonMessage) as error:
         return _end_unjudged(str(error), options, code=UNUSABLE)
     except KeyboardInterrupt:
         return _end_unjudged("stopped; nothing was left running", options, code=128 + signal.SIGINT)
@@ -85,7 +86,7 @@ def _test(options: argparse.Namespace) -> local.Verdict:
             check_source(source, max_bytes=parameters.max_code_bytes)
         except InvalidSubmission as error:
             return local.refuse(str(error), parameters)
-        provider, sentence = providers.choose(options.sandbox)
+        provider, sentence = providers.choose(options.sandbox, runtime(os.environ))
         report(("WARNING: " if options.sandbox == "auto" and provider.kind == "process" else "") + sentence)
         placement = place(parameters.sandbox.cpus)
         machine = Machine(

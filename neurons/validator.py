@@ -11,6 +11,7 @@ from deploy.local import command
 from deploy.local.stack import Options, tournament
 from neurons import competition
 from services.evaluator import providers
+from services.evaluator.settings import runtime
 from shared import logs
 
 
@@ -65,7 +66,7 @@ async def _validate(flags: argparse.Namespace) -> int:
 def _options(flags: argparse.Namespace) -> Options:
     path, _, sentence = competition.choose(flags.hparams)
     _say(sentence)
-    provider, sentence = providers.choose(flags.sandbox)
+    provider, sentence = providers.choose(flags.sandbox, runtime(os.environ))
     _say(f"{'WARNING: ' if flags.sandbox == 'auto' and provider.kind == 'process' else ''}{sentence}")
     return command.options(
         os.environ,

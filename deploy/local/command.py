@@ -14,6 +14,7 @@ from deploy.local.stack import ROOT, Options
 from deploy.local.supervisor import ProgramFailed
 from deploy.streams import StreamsError
 from services.evaluator.sandbox import SandboxFault
+from services.evaluator.settings import runtime
 from shared import environment
 from shared.environment import SettingsError
 from shared.hparams import HparamsError
@@ -48,6 +49,7 @@ def options(
         data_dir=environment.path(environ, "TOURNAMENT_DATA_DIR", str(data_dir)),
         hparams=hparams.resolve(),
         sandbox=sandbox,
+        runtime=runtime(environ),
         host=environment.text(environ, "TOURNAMENT_API_HOST", LOOPBACK),
         api_port=port("TOURNAMENT_API_PORT", api_port),
         ingest_port=port("TOURNAMENT_INGEST_PORT", ingest_port),

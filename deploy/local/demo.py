@@ -21,6 +21,7 @@ from deploy.local.board import Board, Entry, Evaluation, Outcome, Row, Submissio
 from deploy.local.program import free_port
 from deploy.local.stack import ROOT, Options, Tournament, tournament
 from services.evaluator import providers
+from services.evaluator.settings import runtime
 from shared import hparams, logs
 
 T = TypeVar("T")
@@ -67,7 +68,7 @@ async def _demo(flags: argparse.Namespace) -> int:
     began = time.monotonic()
     parameters = hparams.load(flags.hparams)
     entries = [Entry(file=file, hotkey=hotkey, runs=parameters.evaluation.runs) for file, hotkey in SUBMISSIONS]
-    provider, sentence = providers.choose(flags.sandbox)
+    provider, sentence = providers.choose(flags.sandbox, runtime(os.environ))
     options = _options(flags.hparams, provider.kind)
     try:
         with board.shown(entries) as shown:

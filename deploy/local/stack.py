@@ -38,6 +38,8 @@ class Options:
     """How miners reach the API; None: by host and port."""
     burn_hotkey: str | None = None
     shards: str | None = None
+    runtime: str = "runc"
+    """Of the docker sandbox."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +95,11 @@ def _services(options: Options, place: Tournament) -> list[Program]:
     """Each service gets what it needs and nothing more: only the api knows where the database is."""
     hparams = {"TOURNAMENT_HPARAMS": str(options.hparams)}
     artifacts = {"TOURNAMENT_ARTIFACTS_DIR": str(options.data_dir / "artifacts")}
-    evaluator = {"TOURNAMENT_SANDBOX": options.sandbox, "TOURNAMENT_SHARDS_DIR": options.shards or ""}
+    evaluator = {
+        "TOURNAMENT_SANDBOX": options.sandbox,
+        "TOURNAMENT_SANDBOX_RUNTIME": options.runtime,
+        "TOURNAMENT_SHARDS_DIR": options.shards or "",
+    }
     ingest = {
         "TOURNAMENT_INGEST_HOST": options.host,
         "TOURNAMENT_INGEST_PORT": str(options.ingest_port),

@@ -17,12 +17,15 @@ from docker.utils.socket import frames_iter
 
 from services.evaluator import interior
 from services.evaluator.channel import SOCKET_NAME, listening, remove_folder
+from services.evaluator.image import ROOT
 from services.evaluator.log_tail import LogTail
-from services.evaluator.sandbox import LOG_TAIL_BYTES, Ended, Sandbox, SandboxFault, Spec
+from services.evaluator.sandbox import LOG_TAIL_BYTES, Ended, Runtime, Sandbox, SandboxFault, Spec
 from shared.logs import logger
 
 DEFAULT_ENGINE = "unix:///var/run/docker.sock"
 USER = "10001:10001"
+SECCOMP = ROOT / "sandbox" / "seccomp.json"
+"""Which system calls there are inside; everything else is refused."""
 TMP_FILES = 20_000
 CHANNEL_FOLDER = "/channel"
 GPU_CAPABILITIES = [["gpu", "compute", "utility"]]
@@ -71,6 +74,23 @@ def image_digest(client: docker.APIClient, image: str) -> str:
     return digest
 
 
+def require_runtime(client: docker.APIClient, runtime: str) -> None:
+    """Check that the engine can start containers with this runtime.
+
+    Raises:
+        SandboxFault: it cannot.
+    """
+    try:
+        known = sorted(client.info()["Runtimes"])
+    except ENGINE_FAILURES as error:
+        raise SandboxFault(f"the Docker engine did not answer: {error}") from None
+    if runtime not in known:
+        raise SandboxFault(
+            f"the Docker engine does not know the runtime {runtime}; install it and name it in "
+            f"/etc/docker/daemon.json, as docs/validator.md says. It knows {', '.join(known)}"
+        )
+
+
 def remove_orphans(client: docker.APIClient) -> list[str]:
     """Remove what nobody uses any more, and return its names. Not to be called while this process has a sandbox open.
 
@@ -99,6 +119,7 @@ def open_docker(
     timeout_seconds: float,
     *,
     image: str,
+    runtime: Runtime = "runc",
     command: Sequence[str] = RUNNER,
 ) -> Iterator[Sandbox]:
     """Start a container and wait for its runner to connect; see `sandbox.Open`."""
@@ -106,7 +127,7 @@ def open_docker(
     # The log ends when the container is gone, so it is closed after that.
     with connect() as client, listening() as listener, contextlib.ExitStack() as logs, contextlib.ExitStack() as stack:
         try:
-            container = _create(client, spec, image, command, listener.folder)
+            container = _create(client, spec, listener.folder, image=image, runtime=runtime, command=command)
             stack.callback(_remove, client, container)
             log = _attach(client, container, logs)
             client.start(container)
@@ -164,15 +185,18 @@ class _DockerSandbox:
         return flag
 
 
-def _create(client: docker.APIClient, spec: Spec, image: str, command: Sequence[str], channel_folder: Path) -> str:
+def _create(
+    client: docker.APIClient, spec: Spec, folder: Path, *, image: str, runtime: Runtime, command: Sequence[str]
+) -> str:
     limits = spec.limits
     largest_file = interior.largest_file_bytes(limits)
     gpu = [] if spec.gpu_uuid is None else [spec.gpu_uuid]
     host_config = client.create_host_config(
+        runtime=runtime,
         network_mode="none",
         read_only=True,
         cap_drop=["ALL"],
-        security_opt=["no-new-privileges"],
+        security_opt=["no-new-privileges", f"seccomp={SECCOMP.read_text()}"],
         pids_limit=limits.processes,
         mem_limit=limits.memory_bytes,
         memswap_limit=limits.memory_bytes,
@@ -189,7 +213,7 @@ def _create(client: docker.APIClient, spec: Spec, image: str, command: Sequence[
         log_config=LogConfig(type="none"),
         # A first process with no duties of its own, so that signals and exit codes mean what they usually mean.
         init=True,
-        mounts=[Mount(CHANNEL_FOLDER, str(channel_folder), type="bind", read_only=True)],
+        mounts=[Mount(CHANNEL_FOLDER, str(folder), type="bind", read_only=True)],
         device_requests=[DeviceRequest(device_ids=[uuid], capabilities=GPU_CAPABILITIES) for uuid in gpu],
     )
     created = client.create_container(

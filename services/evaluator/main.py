@@ -13,7 +13,7 @@ from shared.artifacts import ArtifactStore
 
 async def main() -> None:
     settings = from_environment(os.environ)
-    provide = await providers.wait_for(settings.sandbox)
+    provide = await providers.wait_for(settings.sandbox, settings.runtime)
     async with bus.connect(settings.nats_url, producer="evaluator") as connection:
         evaluator = handlers.Evaluator(
             bus=connection,

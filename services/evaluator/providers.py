@@ -6,26 +6,27 @@ import importlib.metadata
 import platform
 from collections.abc import Callable
 
-from services.evaluator.docker_sandbox import connect, image_digest, open_docker, remove_orphans
+from services.evaluator.docker_sandbox import connect, image_digest, open_docker, remove_orphans, require_runtime
 from services.evaluator.image import image_tag
 from services.evaluator.process_sandbox import open_process
-from services.evaluator.sandbox import Provider, SandboxFault
+from services.evaluator.sandbox import Provider, Runtime, SandboxFault
 from shared.bus import retry_seconds
 from shared.environment import SettingsError
 from shared.logs import logger
 
 
-def docker_provider() -> Provider:
+def docker_provider(runtime: Runtime = "runc") -> Provider:
     """Containers of this checkout's image. Removes what an earlier life left behind.
 
     Raises:
-        SandboxFault: no engine answers, or the image is not there.
+        SandboxFault: no engine answers, it does not know the runtime, or the image is not there.
     """
     with connect() as client:
+        require_runtime(client, runtime)
         digest = image_digest(client, image_tag())
         for name in remove_orphans(client):
             logger().info("orphaned sandbox removed", container=name)
-    return Provider(kind="docker", image=digest, open=functools.partial(open_docker, image=digest))
+    return Provider(kind="docker", image=digest, open=functools.partial(open_docker, image=digest, runtime=runtime))
 
 
 def process_provider() -> Provider:
@@ -42,7 +43,7 @@ def process_provider() -> Provider:
     return Provider(kind="process", image=image, open=open_process)
 
 
-def choose(setting: str) -> tuple[Provider, str]:
+def choose(setting: str, runtime: Runtime = "runc") -> tuple[Provider, str]:
     """The sandbox that `auto`, `docker` or `process` asks for, and a sentence: which it is, and how to get the other.
 
     Raises:
@@ -51,7 +52,7 @@ def choose(setting: str) -> tuple[Provider, str]:
     if setting == "process":
         return process_provider(), f"process sandbox, as asked: it contains nothing hostile; {_HOW_TO_DOCKER}"
     try:
-        return docker_provider(), f"docker sandbox; {_HOW_TO_PROCESS}"
+        return docker_provider(runtime), f"docker sandbox, with {runtime}; {_HOW_TO_PROCESS}"
     except SandboxFault as fault:
         if setting == "docker":
             raise
@@ -62,7 +63,7 @@ def choose(setting: str) -> tuple[Provider, str]:
         raise SandboxFault(f"{why}; {fault}") from None
 
 
-async def wait_for(setting: str) -> Callable[[], Provider]:
+async def wait_for(setting: str, runtime: Runtime = "runc") -> Callable[[], Provider]:
     """The way in which this process opens sandboxes from now on, said in the log.
 
     An engine or an image that is not there yet is waited for: after a reboot the engine may come up last.
@@ -73,7 +74,7 @@ async def wait_for(setting: str) -> Callable[[], Provider]:
     attempt = 0
     while True:
         try:
-            provider, sentence = await asyncio.to_thread(choose, setting)
+            provider, sentence = await asyncio.to_thread(choose, setting, runtime)
         except SandboxFault as fault:
             if setting == "process":
                 raise SettingsError(f"TOURNAMENT_SANDBOX is process, but {fault}") from None
@@ -84,7 +85,7 @@ async def wait_for(setting: str) -> Callable[[], Provider]:
             break
     if provider.kind == "docker":
         logger().info(sentence, image=provider.image)
-        return docker_provider
+        return functools.partial(docker_provider, runtime)
     logger().warning(sentence, image=provider.image)
     return process_provider
 

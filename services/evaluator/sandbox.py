@@ -14,6 +14,8 @@ from shared import hparams
 from shared.faults import TransientFault
 
 Kind = Literal["docker", "process"]
+Runtime = Literal["runc", "runsc"]
+"""What starts a container: runc, or gVisor, which keeps the host's kernel away from it."""
 
 LOG_TAIL_BYTES = 16_384
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from services.evaluator.sandbox import Runtime
 from shared import environment
 
 
@@ -13,6 +14,8 @@ class Settings:
     artifacts: Path
     sandbox: str
     """auto, docker or process."""
+    runtime: Runtime
+    """Of the docker sandbox."""
     hotkey: str
     shards: Path | None
     """The folder of the competition's token shards."""
@@ -32,6 +35,22 @@ def from_environment(environ: Mapping[str, str]) -> Settings:
         nats_url=environment.text(environ, "TOURNAMENT_NATS_URL"),
         artifacts=environment.path(environ, "TOURNAMENT_ARTIFACTS_DIR"),
         sandbox=sandbox,
+        runtime=runtime(environ),
         hotkey=environment.text(environ, "TOURNAMENT_EVALUATOR_HOTKEY", "local"),
         shards=environment.path(environ, "TOURNAMENT_SHARDS_DIR") if has_shards else None,
     )
+
+
+def runtime(environ: Mapping[str, str]) -> Runtime:
+    """What starts the containers of the docker sandbox.
+
+    Raises:
+        SettingsError: the variable names something else.
+    """
+    match environment.text(environ, "TOURNAMENT_SANDBOX_RUNTIME", "runc"):
+        case "runc":
+            return "runc"
+        case "runsc":
+            return "runsc"
+        case other:
+            raise environment.SettingsError(f"TOURNAMENT_SANDBOX_RUNTIME is {other!r}; it must be runc or runsc")

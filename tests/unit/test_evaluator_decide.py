@@ -162,10 +162,16 @@ def test_however_evaluators_overtake_one_another_each_run_counts_once(
 def test_settings() -> None:
     environ = {"TOURNAMENT_NATS_URL": "nats://a", "TOURNAMENT_ARTIFACTS_DIR": "/data/artifacts"}
     assert from_environment(environ) == Settings(
-        nats_url="nats://a", artifacts=Path("/data/artifacts"), sandbox="auto", hotkey="local", shards=None
+        nats_url="nats://a",
+        artifacts=Path("/data/artifacts"),
+        sandbox="auto",
+        runtime="runc",
+        hotkey="local",
+        shards=None,
     )
     more = {
         "TOURNAMENT_SANDBOX": "docker",
+        "TOURNAMENT_SANDBOX_RUNTIME": "runsc",
         "TOURNAMENT_EVALUATOR_HOTKEY": "5abc",
         "TOURNAMENT_SHARDS_DIR": "/data/shards",
     }
@@ -173,6 +179,7 @@ def test_settings() -> None:
         nats_url="nats://a",
         artifacts=Path("/data/artifacts"),
         sandbox="docker",
+        runtime="runsc",
         hotkey="5abc",
         shards=Path("/data/shards"),
     )
@@ -184,6 +191,7 @@ def test_settings() -> None:
         ({"TOURNAMENT_NATS_URL": ""}, "TOURNAMENT_NATS_URL is not set"),
         ({"TOURNAMENT_ARTIFACTS_DIR": ""}, "TOURNAMENT_ARTIFACTS_DIR is not set"),
         ({"TOURNAMENT_SANDBOX": "podman"}, "TOURNAMENT_SANDBOX is 'podman'; it must be auto, docker or process"),
+        ({"TOURNAMENT_SANDBOX_RUNTIME": "kata"}, "TOURNAMENT_SANDBOX_RUNTIME is 'kata'; it must be runc or runsc"),
     ],
 )
 def test_an_unusable_setting_is_named(change: dict[str, str], said: str) -> None:

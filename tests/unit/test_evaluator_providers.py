@@ -19,12 +19,12 @@ def provider(kind: str) -> Provider:
     return Provider(kind="docker" if kind == "docker" else "process", image="sha256:1", open=opener)
 
 
-def there(kind: str) -> Callable[[], Provider]:
-    return lambda: provider(kind)
+def there(kind: str) -> Callable[..., Provider]:
+    return lambda *_: provider(kind)
 
 
-def missing(why: str) -> Callable[[], Provider]:
-    def absent() -> Provider:
+def missing(why: str) -> Callable[..., Provider]:
+    def absent(*_: str) -> Provider:
         raise SandboxFault(why)
 
     return absent
@@ -36,7 +36,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def install(
-    monkeypatch: pytest.MonkeyPatch, *, docker: Callable[[], Provider], process: Callable[[], Provider]
+    monkeypatch: pytest.MonkeyPatch, *, docker: Callable[..., Provider], process: Callable[..., Provider]
 ) -> None:
     monkeypatch.setattr(providers, "docker_provider", docker)
     monkeypatch.setattr(providers, "process_provider", process)
@@ -67,7 +67,7 @@ async def test_an_engine_that_comes_late_is_waited_for(monkeypatch: pytest.Monke
     """With auto only where child processes could not run either, as in an evaluator's own image."""
     tries = 0
 
-    def late() -> Provider:
+    def late(*_: str) -> Provider:
         nonlocal tries
         tries += 1
         if tries < 4:

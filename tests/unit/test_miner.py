@@ -69,7 +69,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Scripted:
     def never_open(*_: Any) -> Any:
         raise AssertionError("no sandbox is opened here")
 
-    def choose(setting: str) -> tuple[Provider, str]:
+    def choose(setting: str, runtime: str) -> tuple[Provider, str]:
         opener: Open = never_open
         return Provider(kind="process", image="python 3", open=opener), f"process sandbox for {setting}"
 
@@ -282,7 +282,7 @@ def test_this_machines_own_fault_is_exit_code_2(
 def test_ctrl_c_ends_it_without_a_verdict(
     train_py: str, competition: str, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(_: str) -> Any:
+    def interrupted(*_: str) -> Any:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(providers, "choose", interrupted)
