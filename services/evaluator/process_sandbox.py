@@ -7,6 +7,7 @@ import contextlib
 import functools
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -23,6 +24,8 @@ PROJECT = Path(__file__).parents[2]
 GUARD = Path(__file__).with_name("process_guard.py")
 RUNNER = (sys.executable, *interior.COMMAND)
 READ_BYTES = 65_536
+END_SECONDS = 5.0
+"""How long the guard may take to kill everything and to remove the folder."""
 
 
 @contextlib.contextmanager
@@ -91,9 +94,18 @@ class _ProcessSandbox:
 
 
 def _end(guard: subprocess.Popen[bytes], stdin: IO[bytes], log: LogTail) -> None:
-    """Tell the guard to kill everything, by closing its stdin, and wait until it has."""
+    """Tell the guard to kill everything, by closing its stdin, and wait until it has.
+
+    The submission runs as the same user and may have stopped the guard, or stop it again and again. A killed guard
+    takes its child along.
+    """
     stdin.close()
-    guard.wait()
+    guard.send_signal(signal.SIGCONT)
+    try:
+        guard.wait(END_SECONDS)
+    except subprocess.TimeoutExpired:
+        guard.kill()
+        guard.wait()
     log.finish()
 
 
