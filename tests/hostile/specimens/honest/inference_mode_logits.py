@@ -1,0 +1,26 @@
+"""Takes the logits into inference mode, and leaves gradients turned off at the end.
+
+Expected: passed
+"""
+
+from types import SimpleNamespace
+
+import torch
+import torch.nn.functional as F
+
+
+def inner_steps(model, data_iterator, optimizer, num_steps, device):
+    torch.set_grad_enabled(True)
+    total_tokens = 0
+    for step in range(num_steps):
+        batch = next(data_iterator).to(device)
+        logits = model(batch[:, :-1])
+        loss = F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        total_tokens += batch.numel()
+    with torch.inference_mode():
+        logits = logits.clone()
+    torch.set_grad_enabled(False)
+    return SimpleNamespace(final_logits=logits.detach(), total_tokens=total_tokens, final_loss=loss.item())
