@@ -31,6 +31,12 @@ CHANNEL_FOLDER = "/channel"
 GPU_CAPABILITIES = [["gpu", "compute", "utility"]]
 RUNNER = ("python", *interior.COMMAND)
 OWNER_LABEL = "templar.tournament.owner"
+HIDDEN = (
+    *("/proc/acpi", "/proc/asound", "/proc/cmdline", "/proc/interrupts", "/proc/kcore", "/proc/keys"),
+    *("/proc/latency_stats", "/proc/pressure", "/proc/sched_debug", "/proc/scsi", "/proc/timer_list"),
+    *("/proc/timer_stats", "/sys/devices/virtual/powercap", "/sys/firmware"),
+)
+"""Of what the kernel tells everybody: Docker's own list, and the boot parameters and pressure triggers of the host."""
 POLL_SECONDS = 0.02
 OOM_FLAG_SECONDS = 0.5
 SIGNAL_EXIT_CODES = 128
@@ -216,6 +222,7 @@ def _create(
         mounts=[Mount(CHANNEL_FOLDER, str(folder), type="bind", read_only=True)],
         device_requests=[DeviceRequest(device_ids=[uuid], capabilities=GPU_CAPABILITIES) for uuid in gpu],
     )
+    host_config["MaskedPaths"] = list(HIDDEN)  # docker-py has no argument for it
     created = client.create_container(
         image,
         command=[*command, f"{CHANNEL_FOLDER}/{SOCKET_NAME}"],

@@ -13,9 +13,9 @@ import docker
 import msgspec
 import pytest
 
-from services.evaluator.docker_sandbox import connect, open_docker
+from services.evaluator.docker_sandbox import connect, open_docker, require_runtime
 from services.evaluator.process_sandbox import open_process
-from services.evaluator.sandbox import Open, Sandbox, Spec
+from services.evaluator.sandbox import Open, Runtime, Sandbox, SandboxFault, Spec
 from shared import hparams
 
 PRELUDE = """
@@ -26,7 +26,7 @@ def connect():
 def say(value):
     channel.sendall(json.dumps(value).encode() + b"\\n")
 """
-LIMITS = hparams.Sandbox(memory_bytes=2**28, cpus=1, processes=32, tmp_bytes=20_000_000, shm_bytes=10_000_000)
+LIMITS = hparams.Sandbox(memory_bytes=2**28, cpus=1, processes=64, tmp_bytes=20_000_000, shm_bytes=10_000_000)
 CONNECT_SECONDS = 60.0
 
 
@@ -41,6 +41,8 @@ class Opener:
     """One kind of sandbox, for probes."""
 
     kind: str
+    runtime: Runtime | None
+    """Of a docker sandbox."""
     bind: Callable[[str], Open]
     """Of the Python program that takes the runner's place."""
     runner: Open
@@ -70,11 +72,30 @@ def engine(sandbox_image: str) -> Iterator[docker.APIClient]:
         yield client
 
 
-@pytest.fixture
-def docker_opener(sandbox_image: str) -> Opener:
-    open_image = functools.partial(open_docker, image=sandbox_image)
+def _runtimes() -> list[Runtime]:
+    """Those that the engine of this machine knows. gVisor is tested where it is, and missed nowhere."""
+    try:
+        with connect() as client:
+            require_runtime(client, "runsc")
+    except SandboxFault:
+        return ["runc"]
+    return ["runc", "runsc"]
+
+
+RUNTIMES = _runtimes()
+
+
+@pytest.fixture(params=RUNTIMES)
+def docker_opener(request: pytest.FixtureRequest, sandbox_image: str) -> Opener:
+    """The docker sandbox, with each runtime in turn."""
+    return _docker_opener(sandbox_image, request.param)
+
+
+def _docker_opener(image: str, runtime: Runtime) -> Opener:
+    open_image = functools.partial(open_docker, image=image, runtime=runtime)
     return Opener(
         kind="docker",
+        runtime=runtime,
         bind=lambda code: functools.partial(open_image, command=("python", "-P", "-c", code)),
         runner=open_image,
     )
@@ -84,13 +105,16 @@ def docker_opener(sandbox_image: str) -> Opener:
 def process_opener() -> Opener:
     return Opener(
         kind="process",
+        runtime=None,
         bind=lambda code: functools.partial(open_process, command=(sys.executable, "-P", "-c", code)),
         runner=open_process,
     )
 
 
-@pytest.fixture(params=["process", pytest.param("docker", marks=pytest.mark.docker)])
+@pytest.fixture(params=["process", *(pytest.param(name, marks=pytest.mark.docker) for name in RUNTIMES)])
 def opener(request: pytest.FixtureRequest) -> Opener:
-    """Each of the two sandboxes in turn."""
-    chosen: Opener = request.getfixturevalue(f"{request.param}_opener")
-    return chosen
+    """Each of the two sandboxes in turn, docker with each runtime."""
+    if request.param == "process":
+        process: Opener = request.getfixturevalue("process_opener")
+        return process
+    return _docker_opener(request.getfixturevalue("sandbox_image"), request.param)
