@@ -4,7 +4,6 @@ Expected: timeout
 Hparams: {"evaluation": {"prepare_timeout_seconds": 15}}
 """
 
-
 import torch.nn.functional as F
 
 

@@ -4,7 +4,6 @@ Expected: timeout
 Hparams: {"evaluation": {"timeout_seconds": 6}}
 """
 
-
 import torch.nn.functional as F
 
 

@@ -4,7 +4,6 @@ Expected: crashed
 Alternatives: malformed_output
 """
 
-
 import torch.nn.functional as F
 
 

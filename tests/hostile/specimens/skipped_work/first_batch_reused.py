@@ -13,7 +13,8 @@ def inner_steps(model, data_iterator, optimizer, num_steps, device):
     total_tokens = 0
     for step in range(num_steps):
         batch = next(data_iterator).to(device)
-        first = batch if step == 0 else first
+        if step == 0:
+            first = batch
         whole = batch
         batch = first if step < num_steps - 1 else batch
         logits = model(batch[:, :-1])

@@ -1,7 +1,9 @@
 """Leaves out the weight decay.
 
-Expected: training_mismatch
-Alternatives: output_mismatch, no_gain
+Expected: no_gain
+Alternatives: output_mismatch, training_mismatch
+
+At this rate the decay moves each weight by one part in 5,000: less than honest code differs by, and it saves nothing.
 """
 
 from types import SimpleNamespace

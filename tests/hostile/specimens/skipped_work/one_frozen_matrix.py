@@ -1,6 +1,7 @@
 """Freezes a single small matrix, the output projection of the first attention.
 
 Expected: training_mismatch
+Alternatives: output_mismatch
 """
 
 from types import SimpleNamespace
