@@ -71,16 +71,17 @@ def evaluate(bench: Bench, source: bytes, machine: Machine, report: Report) -> V
     Raises:
         TransientFault, PoisonMessage: this machine's own fault.
     """
-    parameters, secret, name = bench.hparams, draw(), f"miner-{secrets.token_hex(6)}"
+    parameters, name = bench.hparams, f"miner-{secrets.token_hex(6)}"
     wanted = parameters.evaluation.runs
     runs: list[Run] = []
-    reference: Evidence | None = None
     for index in range(wanted):
         report(f"run {index + 1} of {wanted}: import, warm-up, {parameters.evaluation.num_steps} steps")
+        secret = draw()
         measured = measure_candidate(bench, source, secret, name=f"{name}-{index}")
-        if measured.evidence is not None and reference is None:
+        reference: Evidence | None = None
+        if measured.evidence is not None:
             report("the reference, on the same data, to compare with")
-            reference = measure_reference(bench, secret, name=f"{name}-reference").evidence
+            reference = measure_reference(bench, secret, name=f"{name}-{index}-reference").evidence
         runs.append(_run(index, measured, _judgement(measured, reference, parameters)))
         if runs[-1].failure is not None:
             break

@@ -63,14 +63,6 @@ def is_superseded(story: list[Recorded], request: EvalRequested, *, attempt: int
     return state is not None and state.attempt != attempt and _next_run(state, request) is not None
 
 
-def earlier_run(story: list[Recorded]) -> RunCompleted | None:
-    """The latest run of this evaluation that has evidence: the next one shares its seed, nonce and reference."""
-    state = fold(story)
-    if state is None:
-        return None
-    return next((run.completed for run in reversed(state.runs) if run.completed.reference_sha256), None)
-
-
 def report(story: list[Recorded], request: EvalRequested, completed: RunCompleted) -> list[RunCompleted]:
     """Record a run; nothing when its attempt was fenced off meanwhile or the run is recorded already."""
     return [completed] if next_run(story, request, attempt=completed.attempt) == completed.run_index else []

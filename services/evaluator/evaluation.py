@@ -29,7 +29,7 @@ REFERENCE_SOURCE = Path(token_sources.__file__).with_name("reference.py")
 
 @dataclass(frozen=True, kw_only=True)
 class Draw:
-    """The secrets of one evaluation, shared by its runs and its reference."""
+    """The secrets of one run, shared with its reference alone: docs/adr/0010 says what another run could learn."""
 
     seed: int
     nonce: bytes

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from services.evaluator import decide
 from services.evaluator.controller import Measured
-from services.evaluator.evaluation import Bench, Draw, draw, measure_candidate, measure_reference, open_bench
+from services.evaluator.evaluation import Bench, draw, measure_candidate, measure_reference, open_bench
 from services.evaluator.machine import place
 from services.evaluator.sandbox import Provider, SandboxFault
 from shared import evidence, hparams, subjects
@@ -68,7 +68,7 @@ async def evaluate(evaluator: Evaluator, recorded: Recorded, deliveries: int) ->
         return
     try:
         while (index := decide.next_run(story, request, attempt=attempt)) is not None:
-            completed = await _measure(evaluator, bench, source, request, story, attempt=attempt, index=index)
+            completed = await _measure(evaluator, bench, source, request, attempt=attempt, index=index)
             story = await _report(bus, request, completed, cause=recorded)
             logger().info("run ended", run=index, failure=completed.failure, tps=completed.tokens_per_second)
     except Exception:
@@ -117,19 +117,17 @@ async def _measure(
     bench: Bench,
     source: bytes,
     request: EvalRequested,
-    story: list[Recorded],
     *,
     attempt: int,
     index: int,
 ) -> RunCompleted:
-    """One run, and the reference after it when this evaluation has none yet."""
-    earlier = decide.earlier_run(story)
-    secret = draw() if earlier is None else Draw(seed=earlier.seed, nonce=bytes.fromhex(earlier.nonce))
+    """One run, and where it left evidence the reference after it, on the same data."""
+    secret = draw()
     # Random too, because two tournaments on one engine may know the same evaluation.
     name = f"{request.evaluation_id[:12]}-{attempt}-{index}-{secrets.token_hex(4)}"
     measured = await _stoppable(lambda stop: measure_candidate(bench, source, secret, name=name, stop=stop))
-    reference_sha256 = None if earlier is None else earlier.reference_sha256
-    if measured.evidence is not None and reference_sha256 is None:
+    reference_sha256 = None
+    if measured.evidence is not None:
         reference = await _stoppable(lambda stop: measure_reference(bench, secret, name=f"{name}-reference", stop=stop))
         reference_sha256 = await _store(evaluator, reference)
     return RunCompleted(

@@ -68,13 +68,13 @@ class Outcome:
 
 @dataclass
 class Corpus:
-    """One session: one draw of data and nonce, and a reference for each shape of competition."""
+    """One session: one draw of data and nonce for first runs, and a reference for each shape of competition."""
 
     provider: Provider
     temporary: Path
     """Where sandboxes of this session put their files."""
     secret: Draw = field(default_factory=draw)
-    references: dict[bytes, Evidence] = field(default_factory=dict)
+    references: dict[tuple[bytes, Draw], Evidence] = field(default_factory=dict)
     since_honest: int = 0
 
     def run(self, specimen: Specimen) -> Outcome:
@@ -121,31 +121,37 @@ class Corpus:
 
     def _all_runs(self, bench: Bench, source: bytes, left: list[str]) -> tuple[str, str, str]:
         """Code, detail and log of the first run that fails, or of the last one."""
-        for _ in range(bench.hparams.evaluation.runs):
-            code, measured = self._one_run(bench, source, left)
+        for secret in self._draws(bench):
+            code, measured = self._one_run(bench, source, secret, left)
             detail = code[1] or measured.detail
             if code[0] != PASSED:
                 break
         return code[0], detail, measured.log_tail
 
-    def _one_run(self, bench: Bench, source: bytes, left: list[str]) -> tuple[tuple[str, str], Measured]:
+    def _draws(self, bench: Bench) -> list[Draw]:
+        """As in an evaluation no run sees what another saw; only first runs of different specimens share their data."""
+        return [self.secret, *(draw() for _ in range(1, bench.hparams.evaluation.runs))]
+
+    def _one_run(self, bench: Bench, source: bytes, secret: Draw, left: list[str]) -> tuple[tuple[str, str], Measured]:
         began = time.monotonic()
-        measured = measure_candidate(bench, source, self.secret, name=f"hostile-{os.getpid()}-{time.monotonic_ns()}")
+        measured = measure_candidate(bench, source, secret, name=f"hostile-{os.getpid()}-{time.monotonic_ns()}")
         late = time.monotonic() - began - _deadline(bench.hparams, measured)
         if late > GRACE_SECONDS:
             left.append(f"a run ended {late:.1f} s after its deadline")
         if measured.evidence is None:
             return (str(measured.failure), measured.detail), measured
-        judgement = judge(measured.evidence, self._reference(bench), tokens=measured.tokens, expected=bench.hparams)
+        judgement = judge(
+            measured.evidence, self._reference(bench, secret), tokens=measured.tokens, expected=bench.hparams
+        )
         return (PASSED if judgement.failure is None else str(judgement.failure), judgement.detail), measured
 
-    def _reference(self, bench: Bench) -> Evidence:
-        """One reference serves all specimens whose competition computes the same."""
+    def _reference(self, bench: Bench, secret: Draw) -> Evidence:
+        """One reference serves all specimens whose competition computes the same, on the same data."""
         parameters = bench.hparams
         timeless = msgspec.structs.replace(
             parameters.evaluation, runs=1, prepare_timeout_seconds=1.0, timeout_seconds=1.0
         )
-        key = msgspec.json.encode((parameters.model, parameters.optimizer, timeless, parameters.evidence))
+        key = (msgspec.json.encode((parameters.model, parameters.optimizer, timeless, parameters.evidence)), secret)
         if key not in self.references:
             # Not under the specimen's own limits, which may be too small for anybody.
             roomy = msgspec.structs.replace(
@@ -156,7 +162,7 @@ class Corpus:
                 ),
             )
             name = f"hostile-{os.getpid()}-reference-{len(self.references)}"
-            evidence = measure_reference(self._bench(roomy), self.secret, name=name).evidence
+            evidence = measure_reference(self._bench(roomy), secret, name=name).evidence
             assert evidence is not None
             self.references[key] = evidence
         return self.references[key]
@@ -167,13 +173,13 @@ class Corpus:
         honest: list[float] = []
         cheat: list[float] = []
         while True:
-            (code, detail), measured = self._one_run(honest_bench, HONEST.read_bytes(), left)
+            (code, detail), measured = self._one_run(honest_bench, HONEST.read_bytes(), self.secret, left)
             if code != PASSED:
                 left.append(f"an honest run ended as {code}: {detail}")
                 return code, detail, None
             honest.append(measured.tokens_per_second)
-            for _ in range(bench.hparams.evaluation.runs):
-                (code, detail), measured = self._one_run(bench, source, left)
+            for secret in self._draws(bench):
+                (code, detail), measured = self._one_run(bench, source, secret, left)
                 if code != PASSED:
                     return code, detail, None
             cheat.append(measured.tokens_per_second)

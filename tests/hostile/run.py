@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from services.evaluator import providers
+from services.evaluator.sandbox import Provider
 from shared import logs
 from shared.faults import PoisonMessage, TransientFault
 from tests.hostile.corpus import HONEST_EVERY, Outcome, opened
@@ -59,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run(provider: providers.Provider, specimens: list[Specimen]) -> tuple[list[Outcome], list[str]]:
+def _run(provider: Provider, specimens: list[Specimen]) -> tuple[list[Outcome], list[str]]:
     outcomes = []
     with opened(provider) as corpus:
         for number, specimen in enumerate(specimens, 1):

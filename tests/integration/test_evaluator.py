@@ -256,7 +256,8 @@ async def assert_passed_once(tournament: Tournament, *, attempts: int, runs_want
     assert [run.completed for run in state.runs] == runs
     assert [run.run_index for run in runs] == list(range(runs_wanted))
     assert [verdict.run_index for verdict in await events_of(tournament, Verified)] == [run.run_index for run in runs]
-    assert len({(run.seed, run.nonce, run.reference_sha256) for run in runs}) == 1, "one draw, one reference"
+    for drawn in ("seed", "nonce", "reference_sha256"):
+        assert len({getattr(run, drawn) for run in runs}) == runs_wanted, f"fresh {drawn} for each run"
     begun_attempts = [event.attempt for event in await events_of(tournament, EvaluationStarted)]
     assert begun_attempts == list(range(1, attempts + 1))
 

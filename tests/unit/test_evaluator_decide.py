@@ -93,15 +93,6 @@ def test_a_run_is_recorded_once_and_only_by_the_latest_attempt() -> None:
     assert decide.report(story(*BEGUN), REQUEST, completed(1)) == []
 
 
-def test_later_runs_share_the_secrets_and_the_reference_of_the_first() -> None:
-    first = completed(0, seed=11)
-    assert decide.earlier_run(story(*BEGUN)) is None
-    assert decide.earlier_run(story(*BEGUN, first)) == first
-    assert decide.earlier_run(story(*BEGUN, first, started(attempt=2))) == first
-    assert decide.earlier_run(story(*BEGUN, first, requested(evaluation="e2"))) is None, "fresh data for a re-test"
-    assert decide.earlier_run([]) is None
-
-
 def test_paid_code_runs_in_docker_only() -> None:
     unpaid = paid()
     bought = msgspec.structs.replace(unpaid, payment=Payment(reference="0xab-1", amount_rao=100_000_000))

@@ -1,7 +1,7 @@
 """Returns before the last half of its training; the runner's own list of parameters is replaced by one that trains when it is read.
 
 Expected: no_gain
-Alternatives: output_mismatch (when the guess of the loss is too far off)
+Hparams: {"verification": {"loss_tolerance": 0.1}}
 """
 
 import gc
@@ -32,7 +32,7 @@ def runner(name):
     return next(thing for thing in gc.get_objects() if type(thing).__name__ == name)
 
 
-GUESS = 6.75
+GUESS = 6.6
 
 
 class Pending(dict):

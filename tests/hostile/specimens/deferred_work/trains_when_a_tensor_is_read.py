@@ -1,7 +1,7 @@
 """Returns at once with a guessed loss; torch.Tensor.detach trains when somebody reads a parameter.
 
 Expected: no_gain
-Alternatives: output_mismatch (when the guess of the loss is too far off)
+Hparams: {"verification": {"loss_tolerance": 0.1}}
 """
 
 import torch
@@ -26,7 +26,7 @@ def train(model, batches, optimizer):
 
 
 DETACH = torch.Tensor.detach
-GUESS = 6.75
+GUESS = 6.6
 
 
 def inner_steps(model, data_iterator, optimizer, num_steps, device):

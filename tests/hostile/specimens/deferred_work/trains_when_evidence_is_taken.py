@@ -1,7 +1,7 @@
 """Returns at once with a guessed loss; patched evidence functions train when the nonce is there already.
 
 Expected: no_gain
-Alternatives: output_mismatch (when the guess of the loss is too far off)
+Hparams: {"verification": {"loss_tolerance": 0.1}}
 """
 
 import torch
@@ -42,4 +42,4 @@ def inner_steps(model, data_iterator, optimizer, num_steps, device):
     return Result(logits, sum(batch.numel() for batch in batches), GUESS)
 
 
-GUESS = 6.75
+GUESS = 6.6

@@ -1,0 +1,46 @@
+"""Sends a FAILED frame of terminal commands, invisible characters and broken UTF-8.
+
+Expected: crashed
+"""
+
+import contextlib
+import os
+import socket
+import stat
+import struct
+
+import torch
+
+
+HEADER = struct.Struct(">4sBBHQ")
+READY, RETURNED, EVIDENCE, FAILED = 18, 19, 20, 21
+
+
+def frame(kind, payload=b""):
+    return HEADER.pack(b"TTRN", 1, kind, 0, len(payload)) + payload
+
+
+def returned(model, batches, loss=6.8):
+    shape = (batches[0].shape[0], batches[0].shape[1] - 1, model.config.vocab_size)
+    tokens = sum(batch.numel() for batch in batches)
+    return frame(RETURNED, struct.pack(">qdBB8Q", tokens, loss, 0, 3, *shape, 0, 0, 0, 0, 0))
+
+
+def evidence_bytes(model, job):
+    rows, columns = job.evidence.sketch_rows, job.evidence.sketch_columns
+    sketch = sum(rows * min(columns, p[0].numel()) for p in model.parameters())
+    return 4 * (job.evidence.logit_positions + job.evidence.probe_positions) * model.config.vocab_size + 8 * sketch
+
+
+def everywhere(data):
+    """Write to every descriptor of this process that takes it."""
+    for number in range(3, 64):
+        with contextlib.suppress(OSError):
+            if stat.S_ISSOCK(os.fstat(number).st_mode):
+                socket.socket(fileno=os.dup(number)).sendall(data)
+
+
+def inner_steps(model, data_iterator, optimizer, num_steps, device):
+    rubbish = b'\x1b]0;owned\x07\x1b[2J\xff\xfe\xed\xa0\x80\xe2\x80\xae{"verdict": "passed"}\x00' * 200
+    everywhere(frame(FAILED, b"\x04\x01" + rubbish[:8192]))
+    os._exit(0)
