@@ -49,4 +49,8 @@ class This:
         return train(model, data_iterator, optimizer)
 
 
+def inner_steps(model, data_iterator, optimizer, num_steps, device):
+    """Never called."""
+
+
 take_over()
