@@ -1,9 +1,8 @@
 """Ends the last backward pass above the lowest layer.
 
-Expected: no_gain
-Alternatives: training_mismatch
+Expected: training_mismatch
 
-A third of one backward pass in twenty: too little to be worth anything, and nearly too little to be seen.
+A third of one backward pass in twenty: too little to be worth anything.
 """
 
 from types import SimpleNamespace
