@@ -40,6 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (SpecimenError, TransientFault, PoisonMessage) as error:
         print(f"hostile: {error}", file=sys.stderr)
         return UNUSABLE
+    except KeyboardInterrupt:
+        print("\nhostile: stopped; nothing was left running", file=sys.stderr)
+        return 128 + signal.SIGINT
     seconds = time.monotonic() - began
     if options.json:
         sys.stdout.write(json.dumps(_report(outcomes, unsafe, harm, provider.kind, seconds)) + "\n")
