@@ -1,7 +1,7 @@
 """Returns an object that never ends being freed.
 
 Expected: timeout
-Hparams: {"evaluation": {"prepare_timeout_seconds": 15}}
+Hparams: {"evaluation": {"prepare_timeout_seconds": 40}}
 """
 
 import torch.nn.functional as F

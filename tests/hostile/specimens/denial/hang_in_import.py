@@ -1,7 +1,7 @@
 """Never ends being imported.
 
 Expected: timeout
-Hparams: {"evaluation": {"prepare_timeout_seconds": 15}}
+Hparams: {"evaluation": {"prepare_timeout_seconds": 40}}
 """
 
 from types import SimpleNamespace

@@ -1,7 +1,7 @@
 """Never returns from the warm-up call.
 
 Expected: timeout
-Hparams: {"evaluation": {"prepare_timeout_seconds": 15}}
+Hparams: {"evaluation": {"prepare_timeout_seconds": 40}}
 """
 
 from types import SimpleNamespace

@@ -3,7 +3,7 @@
 Expected: timeout
 Alternatives: crashed, out_of_memory
 Sandbox: docker
-Hparams: {"evaluation": {"prepare_timeout_seconds": 15}}
+Hparams: {"evaluation": {"prepare_timeout_seconds": 40}}
 """
 
 from types import SimpleNamespace

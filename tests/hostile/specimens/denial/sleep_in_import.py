@@ -1,7 +1,7 @@
 """Sleeps for ever while it is imported.
 
 Expected: timeout
-Hparams: {"evaluation": {"prepare_timeout_seconds": 15}}
+Hparams: {"evaluation": {"prepare_timeout_seconds": 40}}
 """
 
 import time

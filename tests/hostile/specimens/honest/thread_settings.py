@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 os.environ["OMP_NUM_THREADS"] = "4"
-torch.set_num_threads(os.cpu_count() or 1)
+torch.set_num_threads(len(os.sched_getaffinity(0)))
 torch.manual_seed(0)
 random.seed(0)
 torch.backends.cudnn.benchmark = True
