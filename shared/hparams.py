@@ -2,7 +2,7 @@
 
 import hashlib
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import msgspec
 from msgspec import Meta
@@ -110,6 +110,7 @@ class Verification(_Section, frozen=True, kw_only=True):
     probe_tolerance: Fraction
     loss_tolerance: Fraction
     update_tolerance: Fraction
+    tensor_tolerance: Fraction
     direction_tolerance: Fraction
 
 
@@ -131,6 +132,14 @@ class Economy(_Section, frozen=True, kw_only=True):
     weights_interval_seconds: Annotated[int, Meta(ge=1, le=86_400)]
 
 
+class SketchedTensor(NamedTuple):
+    """One trained tensor, and how many numbers of a sketch are its own."""
+
+    name: str
+    elements: int
+    length: int
+
+
 class Hparams(_Section, frozen=True, kw_only=True):
     """One competition. Scores under different hparams are never compared."""
 
@@ -148,10 +157,33 @@ class Hparams(_Section, frozen=True, kw_only=True):
     @property
     def sketch_length(self) -> int:
         """Numbers in one sketch of all trained tensors; sandbox/evidence.py makes it, and a test compares."""
-        model, rows = self.model, self.evidence.sketch_rows
-        by_width, by_hidden = (min(self.evidence.sketch_columns, size) for size in (model.width, model.hidden))
-        block = rows * (4 * by_width + 2 * by_width + by_hidden + 2)
-        return rows * by_width + model.layers * block + rows
+        return sum(tensor.length for tensor in self.sketched_tensors)
+
+    @property
+    def sketched_tensors(self) -> tuple[SketchedTensor, ...]:
+        """The trained tensors in the order of the model's parameters, which is that of a sketch; a test compares."""
+        model = self.model
+        width, hidden = model.width, model.hidden
+        block = {
+            "attention_norm.weight": (width, 1),
+            "attention.query.weight": (width, width),
+            "attention.key.weight": (width, width),
+            "attention.value.weight": (width, width),
+            "attention.output.weight": (width, width),
+            "feed_forward_norm.weight": (width, 1),
+            "feed_forward.gate.weight": (hidden, width),
+            "feed_forward.up.weight": (hidden, width),
+            "feed_forward.down.weight": (width, hidden),
+        }
+        shapes = {"embedding.weight": (model.vocab_size, width)}
+        for layer in range(model.layers):
+            shapes |= {f"blocks.{layer}.{name}": shape for name, shape in block.items()}
+        shapes["norm.weight"] = (width, 1)
+        rows, columns = self.evidence.sketch_rows, self.evidence.sketch_columns
+        return tuple(
+            SketchedTensor(name=name, elements=height * across, length=rows * min(columns, across))
+            for name, (height, across) in shapes.items()
+        )
 
     def encode(self) -> bytes:
         """The canonical bytes: compact JSON, keys sorted. What is stored as an artifact and hashed."""

@@ -15,6 +15,9 @@ from shared.events import Check
 from shared.evidence import Evidence, Float32, Float64
 from shared.faults import Failure, PoisonMessage
 
+LEAST_UPDATE = 0.1
+"""A tensor that hardly moved is measured by this share of the mean movement: honest noise there is not large in it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
@@ -51,7 +54,7 @@ def judge(candidate: Evidence, reference: Evidence, *, tokens: int, expected: hp
             _logits("output_vectors", candidate.logits, reference.logits, allowed.output_tolerance),
             _loss(candidate.final_loss, reference.final_loss, allowed.loss_tolerance),
             _logits("probe_logits", candidate.probe_logits, reference.probe_logits, allowed.probe_tolerance),
-            *_training(candidate.sketch, reference, allowed),
+            *_training(candidate.sketch, reference, expected),
         )
     failed = [check for check in checks if not check.passed]
     not_finite = next((check for check in checks if check.value is None and not _finite(candidate, check.name)), None)
@@ -70,6 +73,7 @@ _SUBJECTS = {
     "loss": "the final loss",
     "probe_logits": "the trained model's logits on the secret probe",
     "update": "the trained parameters",
+    "tensors": "the update of one tensor",
     "direction": "the last update",
 }
 
@@ -78,6 +82,7 @@ _FAILURES = {
     "loss": Failure.OUTPUT_MISMATCH,
     "probe_logits": Failure.TRAINING_MISMATCH,
     "update": Failure.TRAINING_MISMATCH,
+    "tensors": Failure.TRAINING_MISMATCH,
     "direction": Failure.TRAINING_MISMATCH,
 }
 """In the order of the checks: where outputs and training both fail, the outputs are named."""
@@ -151,14 +156,15 @@ def _loss(candidate: float, reference: float, threshold: float) -> Check:
     return _check("loss", value, threshold, f"{candidate:.6g} where the reference has {reference:.6g}")
 
 
-def _training(sketch: Float64, reference: Evidence, allowed: hparams.Verification) -> tuple[Check, Check]:
-    """Distance of the whole update, and its part along the reference's last update (-1 when the last step is missing).
+def _training(sketch: Float64, reference: Evidence, expected: hparams.Hparams) -> tuple[Check, Check, Check]:
+    """Distance of the whole update, of the worst tensor's, and along the reference's last one.
 
     Sketches are linear and keep norms and products in expectation, so differences of sketches stand for differences
-    of parameters.
+    of parameters. Along the last update -1 is a step that is missing, wherever: AdamW's steps point much the same way.
     """
     assert reference.initial_sketch is not None
     assert reference.previous_sketch is not None
+    allowed = expected.verification
     error = sketch - reference.sketch
     whole = reference.sketch - reference.initial_sketch
     last = reference.sketch - reference.previous_sketch
@@ -166,10 +172,33 @@ def _training(sketch: Float64, reference: Evidence, allowed: hparams.Verificatio
     along = float(error @ last)
     direction = _ratio(abs(along), float(last @ last), of="the reference's last update")
     relation = "less" if along < 0 else "more"
+    name, tensor, where = _worst_tensor(error, whole, expected.sketched_tensors)
     return (
-        _check("update", update, allowed.update_tolerance, "distance from the reference's, relative to its size"),
+        _check("update", update, allowed.update_tolerance, f"the tensor that is farthest off is {name}"),
+        _check("tensors", tensor, allowed.tensor_tolerance, where),
         _check("direction", direction, allowed.direction_tolerance, f"{relation} of it than the reference took"),
     )
+
+
+def _worst_tensor(
+    error: Float64, whole: Float64, tensors: tuple[hparams.SketchedTensor, ...]
+) -> tuple[str, float, str]:
+    """Name and distance of the tensor that is farthest off, relative to its own update; and a phrase about it."""
+    starts = np.cumsum([0, *(tensor.length for tensor in tensors[:-1])])
+    elements = np.array([tensor.elements for tensor in tensors], dtype=np.float64)
+    moved = np.add.reduceat(whole**2, starts)
+    size = np.sqrt(np.maximum(moved, LEAST_UPDATE**2 * elements * (moved.sum() / elements.sum())))
+    distances = np.sqrt(np.add.reduceat(error**2, starts)) / size
+    order = np.nan_to_num(distances, nan=math.inf)
+    worst = int(np.argmax(order))
+    part = slice(starts[worst], starts[worst] + tensors[worst].length)
+    taken = 1.0 + float(error[part] @ whole[part]) / float(size[worst] ** 2)
+    middle = float(np.median(order))
+    name = tensors[worst].name
+    if not math.isfinite(taken + middle):
+        return name, float(distances[worst]), name
+    spread = f"half of the {len(tensors)} tensors are within {_percent(middle)}"
+    return name, float(distances[worst]), f"{name} went {_percent(taken)} of its way; {spread}"
 
 
 def _ratio(distance: float, size: float, *, of: str) -> float:
@@ -203,7 +232,7 @@ def _finite(candidate: Evidence, name: str) -> bool:
 def _sentence(failed: list[Check]) -> str:
     """The first failed check in full, the names of the others."""
     first = failed[0]
-    verb = "differs" if _SUBJECTS[first.name].endswith(("loss", "update")) else "differ"
+    verb = "differs" if _SUBJECTS[first.name].endswith(("loss", "update", "one tensor")) else "differ"
     measured = "beyond any number" if first.value is None else f"by {_percent(first.value)}"
     text = f"{_SUBJECTS[first.name]} {verb} {measured}, allowed {_percent(first.threshold)}; {first.detail}"
     others = [_SUBJECTS[check.name] for check in failed[1:]]
@@ -220,4 +249,4 @@ def _closest(checks: tuple[Check, ...]) -> str:
 
 
 def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.3g} %"
+    return f"{round(100 * fraction, 6) + 0.0:.3g} %"

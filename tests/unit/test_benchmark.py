@@ -52,6 +52,18 @@ def test_the_controller_knows_the_length_of_a_sketch(hparams: Hparams) -> None:
     assert sketch(width_only, rows=rows, columns=columns, nonce=b"n").shape == (hparams.sketch_length,)
 
 
+@pytest.mark.parametrize("hparams", [REAL, DEMO], ids=["real", "demo"])
+def test_the_verifier_knows_the_name_of_every_tensor_and_its_place_in_a_sketch(hparams: Hparams) -> None:
+    with torch.device("meta"):
+        tensors = dict(Decoder(config_of(hparams)).named_parameters())
+    assert [tensor.name for tensor in hparams.sketched_tensors] == list(tensors)
+    assert [tensor.elements for tensor in hparams.sketched_tensors] == [one.numel() for one in tensors.values()]
+    rows, columns = hparams.evidence.sketch_rows, hparams.evidence.sketch_columns
+    for tensor, parameter in zip(hparams.sketched_tensors, tensors.values(), strict=True):
+        one = sketch([torch.zeros(2, *parameter.shape[1:])], rows=rows, columns=columns, nonce=b"n")
+        assert one.shape == (tensor.length,)
+
+
 def test_initial_weights_are_public_and_equal_everywhere() -> None:
     one, two = build_model(TINY, CPU), build_model(TINY, CPU)
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -43,7 +44,9 @@ def test_the_optimizer_is_the_one_that_the_tolerances_were_measured_with() -> No
 
 def test_the_demo_differs_in_size_only() -> None:
     assert DEMO.evaluation.runs == REAL.evaluation.runs
-    assert DEMO.verification == REAL.verification
+    # What is measured at one size may be tighter than what is argued for the other: docs/calibration.md.
+    limits = zip(msgspec.structs.astuple(DEMO.verification), msgspec.structs.astuple(REAL.verification), strict=True)
+    assert all(demo <= real for demo, real in limits)
     assert DEMO.model.parameter_count < 1_000_000
 
 

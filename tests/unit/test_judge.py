@@ -15,7 +15,7 @@ from shared.faults import Failure, PoisonMessage
 from tests.support.evidence import EXPECTED, INITIAL, LAST_STEP, PREVIOUS, RANDOM, REFERENCE, TOKENS, altered
 
 LENGTH = EXPECTED.sketch_length
-ALL = ("tokens", "output_vectors", "loss", "probe_logits", "update", "direction")
+ALL = ("tokens", "output_vectors", "loss", "probe_logits", "update", "tensors", "direction")
 
 
 def judged(candidate: Evidence, reference: Evidence = REFERENCE, *, tokens: int = TOKENS) -> Judgement:
@@ -37,7 +37,7 @@ def test_the_reference_passes_against_itself() -> None:
     assert judgement.failure is None
     assert judgement.detail == "every check passed, equal to the reference"
     assert tuple(check.name for check in judgement.checks) == ALL
-    assert [check.value for check in judgement.checks] == [0.0] * 6
+    assert [check.value for check in judgement.checks] == [0.0] * 7
     assert all(check.margin == check.threshold for check in judgement.checks)
 
 
@@ -58,14 +58,19 @@ WRONG: list[tuple[str, dict[str, Any], Failure, tuple[str, ...]]] = [
         Failure.TRAINING_MISMATCH,
         ("probe_logits",),
     ),
-    ("never trained", {"sketch": INITIAL}, Failure.TRAINING_MISMATCH, ("update", "direction")),
-    ("the last step skipped", {"sketch": PREVIOUS}, Failure.TRAINING_MISMATCH, ("direction",)),
-    ("the last step taken twice", {"sketch": PREVIOUS + 2 * LAST_STEP}, Failure.TRAINING_MISMATCH, ("direction",)),
+    ("never trained", {"sketch": INITIAL}, Failure.TRAINING_MISMATCH, ("update", "tensors", "direction")),
+    ("the last step skipped", {"sketch": PREVIOUS}, Failure.TRAINING_MISMATCH, ("update", "tensors", "direction")),
+    (
+        "the last step taken twice",
+        {"sketch": PREVIOUS + 2 * LAST_STEP},
+        Failure.TRAINING_MISMATCH,
+        ("update", "tensors", "direction"),
+    ),
     (
         "outputs and training both wrong",
         {"logits": -REFERENCE.logits, "sketch": INITIAL},
         Failure.OUTPUT_MISMATCH,
-        ("output_vectors", "update", "direction"),
+        ("output_vectors", "update", "tensors", "direction"),
     ),
     (
         "a loss and training wrong",
@@ -113,7 +118,8 @@ def test_a_failure_is_told_in_one_sentence() -> None:
     assert value is not None
     assert judgement.detail == (
         f"the output vectors differ by {100 * value:.3g} %, allowed 1 %; "
-        "the largest difference is at picked row 3 of 6, token 17; also out of tolerance: the last update"
+        "the largest difference is at picked row 3 of 6, token 17; also out of tolerance: "
+        "the trained parameters, the update of one tensor, the last update"
     )
 
 
@@ -121,7 +127,14 @@ def test_a_failure_is_told_in_one_sentence() -> None:
     ("changes", "detail"),
     [
         ({"final_loss": 4.4}, "the final loss differs by 10 %, allowed 1 %; 4.4 where the reference has 4"),
-        ({"sketch": PREVIOUS}, "the last update differs by 100 %, allowed 30 %; less of it than the reference took"),
+        (
+            {"sketch": PREVIOUS + 0.88 * LAST_STEP},
+            "the last update differs by 12 %, allowed 10 %; less of it than the reference took",
+        ),
+        (
+            {"sketch": PREVIOUS + 1.12 * LAST_STEP},
+            "the last update differs by 12 %, allowed 10 %; more of it than the reference took",
+        ),
         ({"total_tokens": 5_120}, "total_tokens is 5,120; 10,240 were handed out"),
         ({"logits_dtype": "bfloat16"}, "final_logits is bfloat16; it must be float32"),
         ({"logits_shape": (2, 256, 32)}, "final_logits has shape (2, 256, 32); it must be (2, 255, 32)"),
@@ -151,6 +164,46 @@ def test_wrong_form_comes_before_all_else(changes: dict[str, Any]) -> None:
     judgement = judged(altered(total_tokens=0, final_loss=math.nan, **changes))
     assert judgement.failure is Failure.MALFORMED_OUTPUT
     assert judgement.checks == ()
+
+
+TENSORS = EXPECTED.sketched_tensors
+
+
+@pytest.mark.parametrize("frozen", range(len(TENSORS)), ids=[tensor.name for tensor in TENSORS])
+def test_a_tensor_that_was_not_trained_is_named(frozen: int) -> None:
+    start = sum(tensor.length for tensor in TENSORS[:frozen])
+    sketch = REFERENCE.sketch.copy()
+    sketch[start : start + TENSORS[frozen].length] = INITIAL[start : start + TENSORS[frozen].length]
+    judgement = judged(altered(sketch=sketch))
+    assert judgement.failure is Failure.TRAINING_MISMATCH
+    assert of(judgement, "tensors").value == pytest.approx(1.0)
+    assert of(judgement, "tensors").detail == (
+        f"{TENSORS[frozen].name} went 0 % of its way; half of the 11 tensors are within 0 %"
+    )
+    assert of(judgement, "update").detail == f"the tensor that is farthest off is {TENSORS[frozen].name}"
+    assert TENSORS[frozen].name in judgement.detail
+
+
+def test_a_tensor_nearly_right_is_told_from_a_wrong_one() -> None:
+    sketch = REFERENCE.sketch.copy()
+    sketch[-TENSORS[-1].length :] -= 0.05 * (REFERENCE.sketch - INITIAL)[-TENSORS[-1].length :]
+    judgement = judged(altered(sketch=sketch))
+    assert [check.name for check in judgement.checks if not check.passed] == ["tensors"]
+    assert judgement.detail == (
+        "the update of one tensor differs by 5 %, allowed 4 %; "
+        "norm.weight went 95 % of its way; half of the 11 tensors are within 0 %"
+    )
+
+
+def test_noise_in_a_tensor_that_hardly_moved_weighs_little() -> None:
+    part = slice(LENGTH - TENSORS[-1].length, LENGTH)
+    still = REFERENCE.sketch.copy()
+    still[part] = INITIAL[part]
+    reference = altered(sketch=still)
+    noisy = still.copy()
+    noisy[part] += 1e-4
+    checks = judged(altered(sketch=noisy), reference).checks
+    assert all(check.passed for check in checks), checks
 
 
 NOT_FINITE: list[tuple[str, dict[str, Any]]] = [
@@ -193,7 +246,7 @@ def test_finite_numbers_whose_distance_overflows_fail_as_a_mismatch() -> None:
     judgement = judged(altered(sketch=np.full(LENGTH, 1e200)))
     assert judgement.failure is Failure.TRAINING_MISMATCH
     assert of(judgement, "update").value is None
-    assert "differ beyond any number, allowed 20 %" in judgement.detail
+    assert "differ beyond any number, allowed 1.5 %" in judgement.detail
     assert judged(altered(final_loss=-1.7e308)).failure is Failure.OUTPUT_MISMATCH
 
 

@@ -1,0 +1,26 @@
+"""Activations computed again in the backward pass."""
+
+from functools import partial
+from types import SimpleNamespace
+
+import torch
+import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
+
+
+def inner_steps(model, data_iterator, optimizer, num_steps, device):
+
+    for block in model.blocks:
+        if not isinstance(block.forward, partial):
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+    total_tokens = 0
+    for _ in range(num_steps):
+        batch = next(data_iterator).to(device)
+        total_tokens += batch.numel()
+        with torch.autocast(device_type=device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
+            logits = model(batch[:, :-1])
+            loss = F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return SimpleNamespace(final_logits=logits.detach().float(), total_tokens=total_tokens, final_loss=loss.item())
