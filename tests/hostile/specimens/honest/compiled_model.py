@@ -1,7 +1,7 @@
 """Compiles the whole model, once, in the warm-up.
 
 Expected: passed
-Hparams: {"evaluation": {"prepare_timeout_seconds": 600}}
+Hparams: {"evaluation": {"prepare_timeout_seconds": 1200}}
 """
 
 from types import SimpleNamespace
