@@ -44,6 +44,12 @@ fast *arguments:
 hostile *arguments:
     uv run python -m tests.hostile.run "$@"
 
+# Coverage-guided fuzzing of the run protocol, until Ctrl-C; `-max_total_time=300` ends it after so many seconds
+[group('check')]
+fuzz *arguments:
+    # Not in the lock, because atheris has no wheel for every Python that this project runs on.
+    uv run --no-project --python 3.11 --with atheris --with numpy --with msgspec --with structlog --with nats-py python -m tests.fuzz.coverage_guided -max_len=9000 "$@"
+
 # Lint, format, strict types, import walls
 [group('check')]
 lint:
