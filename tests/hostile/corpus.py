@@ -5,7 +5,6 @@ Nothing of the evaluation is imitated here: `neurons/local.py` and the evaluator
 
 import contextlib
 import os
-import statistics
 import tempfile
 import time
 from collections.abc import Iterator
@@ -38,10 +37,8 @@ BASE = msgspec.structs.replace(
 GRACE_SECONDS = 10.0
 """How long after its deadline a run may end."""
 MOST_PAIRS = 9
-MOST_SPREAD = 1.5
-"""However noisy the machine: no honest run excuses more."""
 GAIN = 1.10
-"""A timing cheat that is this much faster than honest code, beyond the spread of honest runs, has won."""
+"""A timing cheat whose fastest run is this much faster than the fastest honest one has won."""
 GROWTH_BYTES = 96 * 2**20
 """How much the evaluator's memory may grow above what it was, at its highest, during one specimen."""
 HONEST_EVERY = 10
@@ -190,9 +187,9 @@ class Corpus:
                 speeds.append(measured.tokens_per_second)
             honest += speeds[:-1][:1]
             cheat.append(speeds[-1])
-            gain = statistics.median(cheat) / statistics.median(honest)
-            spread = max(honest) / statistics.median(honest)
-            if gain <= GAIN * min(spread, MOST_SPREAD):
+            # Neighbours on the machine only ever slow a run, so the fastest of each tells most.
+            gain = max(cheat) / max(honest)
+            if gain <= GAIN:
                 return NO_GAIN, f"{gain:.2f} times honest speed over {len(cheat)} pairs", gain
             if len(cheat) >= MOST_PAIRS:
                 return PASSED, f"{gain:.2f} times honest speed over {len(cheat)} pairs", gain
