@@ -1,13 +1,15 @@
 """Everything the docker sandbox promises, attacked from inside by one program; the table it prints is the list."""
 
+import collections
 import functools
 import json
+import re
 import socket
 from pathlib import Path
 
 import pytest
 
-from services.evaluator import docker_sandbox, interior
+from services.evaluator import docker_sandbox, image, interior
 from services.evaluator.docker_sandbox import open_docker
 from tests.contract import containment
 from tests.support.probes import CONNECT_SECONDS, LIMITS, Opener, make_spec
@@ -53,3 +55,9 @@ def test_the_containment_probe_breaks_nothing(docker_opener: Opener, sandbox_ima
     print(*rows, sep="\n")
     assert len(said) == len(containment.ATTEMPTS), ended
     assert broken == []
+
+
+def test_the_page_on_security_counts_the_attempts() -> None:
+    page = (image.ROOT / "docs" / "security.md").read_text()
+    said = {group: int(count) for group, count in re.findall(r"^\| (\w+) \| (\d+) \|", page, re.MULTILINE)}
+    assert said == collections.Counter(attempt.group for attempt in containment.ATTEMPTS)
