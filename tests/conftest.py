@@ -1,9 +1,13 @@
-"""What holds for every test: with CI=true a skipped test is a failure, so that nothing goes untested in silence."""
+"""What holds for every test: the sandbox image is there before the first; with CI=true a skipped one is a failure."""
 
 import os
 from collections.abc import Generator
 
 import pytest
+
+from tests.support.docker import pytest_collection_finish, sandbox_image
+
+__all__ = ["pytest_collection_finish", "pytest_runtest_makereport", "sandbox_image"]
 
 
 @pytest.hookimpl(wrapper=True)

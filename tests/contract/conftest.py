@@ -1,6 +1,5 @@
 """Fixtures of the contract tests."""
 
-from tests.support.docker import pytest_collection_finish, sandbox_image
 from tests.support.probes import docker_opener, engine, opener, process_opener, short_tmp
 
 __all__ = [
@@ -8,7 +7,5 @@ __all__ = [
     "engine",
     "opener",
     "process_opener",
-    "pytest_collection_finish",
-    "sandbox_image",
     "short_tmp",
 ]

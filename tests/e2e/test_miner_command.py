@@ -14,9 +14,6 @@ import msgspec
 import pytest
 
 from shared.hparams import load
-from tests.support.docker import sandbox_image
-
-__all__ = ["sandbox_image"]
 
 PROJECT = Path(__file__).parents[2]
 BASIC = PROJECT / "examples" / "basic.py"

@@ -41,12 +41,9 @@ from shared.events import (
 )
 from shared.hparams import Hparams
 from shared.submission import Submission, fold
-from tests.support.docker import sandbox_image
 from tests.support.servers import ACK_WAIT_SECONDS, eventually
 from tests.support.stories import paid, requested
 from tests.support.tiny import BASIC, PROJECT, SINGLE, TINY, WAITING, begun, runners
-
-__all__ = ["sandbox_image"]
 
 pytestmark = [pytest.mark.servers, pytest.mark.slow]
 
