@@ -18,24 +18,24 @@ SECONDS = 240.0
 
 
 @pytest.mark.docker
-def test_the_containment_probe_breaks_nothing(docker_opener: Opener, sandbox_image: str) -> None:
+def test_the_containment_probe_breaks_nothing(runtime_opener: Opener, sandbox_image: str) -> None:
     asked = {
         "memory_bytes": LIMITS.memory_bytes,
         "processes": LIMITS.processes,
-        "gvisor": int(docker_opener.runtime == "runsc"),
+        "gvisor": int(runtime_opener.runtime == "runsc"),
         "tmp_bytes": LIMITS.tmp_bytes,
         "shm_bytes": LIMITS.shm_bytes,
         "tmp_files": docker_sandbox.TMP_FILES,
         "open_files": interior.OPEN_FILES,
     }
-    assert docker_opener.runtime is not None
-    is_gvisor = docker_opener.runtime == "runsc"
+    assert runtime_opener.runtime is not None
+    is_gvisor = runtime_opener.runtime == "runsc"
     # Its kernel is itself a program of some hundred threads.
     spec = make_spec(processes=256) if is_gvisor else make_spec()
     open_probe = functools.partial(
         open_docker,
         image=sandbox_image,
-        runtime=docker_opener.runtime,
+        runtime=runtime_opener.runtime,
         command=("python", "-P", "-c", Path(containment.__file__).read_text(), json.dumps(asked)),
     )
     with socket.socket(socket.AF_UNIX) as outside:

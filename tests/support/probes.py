@@ -85,8 +85,14 @@ def _runtimes() -> list[Runtime]:
 RUNTIMES = _runtimes()
 
 
+@pytest.fixture
+def docker_opener(sandbox_image: str) -> Opener:
+    """The docker sandbox, with runc."""
+    return _docker_opener(sandbox_image, "runc")
+
+
 @pytest.fixture(params=RUNTIMES)
-def docker_opener(request: pytest.FixtureRequest, sandbox_image: str) -> Opener:
+def runtime_opener(request: pytest.FixtureRequest, sandbox_image: str) -> Opener:
     """The docker sandbox, with each runtime in turn."""
     return _docker_opener(sandbox_image, request.param)
 
@@ -111,10 +117,8 @@ def process_opener() -> Opener:
     )
 
 
-@pytest.fixture(params=["process", *(pytest.param(name, marks=pytest.mark.docker) for name in RUNTIMES)])
+@pytest.fixture(params=["process", pytest.param("docker", marks=pytest.mark.docker)])
 def opener(request: pytest.FixtureRequest) -> Opener:
-    """Each of the two sandboxes in turn, docker with each runtime."""
-    if request.param == "process":
-        process: Opener = request.getfixturevalue("process_opener")
-        return process
-    return _docker_opener(request.getfixturevalue("sandbox_image"), request.param)
+    """Each of the two sandboxes in turn."""
+    chosen: Opener = request.getfixturevalue(f"{request.param}_opener")
+    return chosen
