@@ -44,6 +44,12 @@ fast *arguments:
 hostile *arguments:
     uv run python -m tests.hostile.run "$@"
 
+# How far honest variants and cheats are from the reference: `just calibrate [VARIANT ...] [--hparams FILE] [--out FILE]`
+[group('check')]
+[no-exit-message]
+calibrate *arguments:
+    uv run python -m tests.calibration.calibrate "$@"
+
 # Coverage-guided fuzzing of the run protocol, until Ctrl-C; `-max_total_time=300` ends it after so many seconds
 [group('check')]
 fuzz *arguments:
