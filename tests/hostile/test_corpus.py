@@ -8,7 +8,7 @@ from services.evaluator import providers
 from tests.hostile.corpus import Corpus, opened
 from tests.hostile.specimen import NO_GAIN, Specimen, find
 
-pytestmark = [pytest.mark.docker, pytest.mark.slow]
+pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def sample() -> list[Specimen]:
