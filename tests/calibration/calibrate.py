@@ -83,6 +83,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logs.configure("calibrate", level="ERROR")
     began = time.monotonic()
     try:
+        if options.out is not None and not options.out.absolute().parent.is_dir():
+            raise CalibrationError(f"there is no folder {options.out.parent} to write the table to")
+        if options.draws < 1:
+            raise CalibrationError("--draws must be at least 1")
         parameters = hparams.load(options.hparams)
         provider = providers.choose(options.sandbox)[0]
         rows = calibrate(provider, parameters, find(*options.wanted), draws=options.draws, report=_say)

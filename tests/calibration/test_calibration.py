@@ -58,6 +58,19 @@ def test_there_are_variants_enough() -> None:
         find("nonsense")
 
 
+@pytest.mark.parametrize(
+    "arguments", [["nonsense"], ["--draws", "0"], ["--out", "/nowhere/x"], ["--hparams", "/nowhere"]]
+)
+def test_wrong_usage_is_one_sentence_before_anything_runs(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert calibrate.main(arguments) == calibrate.UNUSABLE
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("calibrate: ")
+    assert said.err.count("\n") == 1
+
+
 @pytest.mark.slow
 def test_a_few_variants_through_the_real_evaluation() -> None:
     wanted = find("fused_attention", "own_adamw", "skip_last_update", "freeze_one_norm", "learning_rate_down")
