@@ -59,6 +59,8 @@ streams.EVALUATE = dataclasses.replace(streams.EVALUATE, ack_wait_seconds={ACK_W
 runpy.run_module("services.evaluator.main", run_name="__main__")
 """
 PROMPT_SECONDS = 20.0
+EVALUATION_SECONDS = 240.0
+"""Far above what importing torch a few times takes, on a machine that does ten other things."""
 
 
 @dataclass(kw_only=True)
@@ -247,7 +249,7 @@ async def unanswered(tournament: Tournament) -> int:
 
 async def assert_passed_once(tournament: Tournament, *, attempts: int, runs_wanted: int = 2) -> None:
     """The evaluation of s1 is finished, and nothing is in its story that did not count."""
-    state = await eventually(settled(tournament))
+    state = await eventually(settled(tournament), seconds=EVALUATION_SECONDS)
     assert state.status == "finished", state.error_message
     runs = await events_of(tournament, RunCompleted)
     assert [run.completed for run in state.runs] == runs
@@ -291,11 +293,11 @@ async def test_a_retest_draws_fresh_data(tournament: Tournament) -> None:
     first = await submit(tournament, parameters=SINGLE)
     again = msgspec.structs.replace(first, evaluation_id="again", reason="retest")
     async with consuming(tournament), judging(tournament):
-        await eventually(settled(tournament))
+        await eventually(settled(tournament), seconds=EVALUATION_SECONDS)
         last = await tournament.bus.last(subjects.submission("s1"))
         assert last is not None
         await tournament.bus.append(again, aggregate=subjects.submission("s1"), expected=last.sequence)
-        await eventually(count(tournament, Verified, 2))
+        await eventually(count(tournament, Verified, 2), seconds=EVALUATION_SECONDS)
     before, after = await events_of(tournament, RunCompleted)
     assert (after.evaluation_id, after.attempt) == ("again", 1)
     assert before.seed != after.seed
@@ -318,7 +320,7 @@ async def test_a_submissions_own_fault_is_recorded_once_and_never_retried(
 ) -> None:
     await submit(tournament, code)
     async with consuming(tournament), judging(tournament):
-        state = await eventually(settled(tournament))
+        state = await eventually(settled(tournament), seconds=EVALUATION_SECONDS)
         assert await unanswered(tournament) == 0
     assert state.status == "failed_validation"
     (run,) = await events_of(tournament, RunCompleted)
@@ -344,11 +346,11 @@ async def in_reference(evaluator: Process, tournament: Tournament) -> None:
 
 
 async def between_runs(evaluator: Process, tournament: Tournament) -> None:
-    await eventually(count(tournament, RunCompleted, 1))
+    await eventually(count(tournament, RunCompleted, 1), seconds=EVALUATION_SECONDS)
 
 
 async def at_the_end(evaluator: Process, tournament: Tournament) -> None:
-    await eventually(count(tournament, RunCompleted, 2))
+    await eventually(count(tournament, RunCompleted, 2), seconds=EVALUATION_SECONDS)
 
 
 @pytest.mark.parametrize(
@@ -489,7 +491,7 @@ def failing(why: str, *, times: int = 1_000) -> Callable[[], Provider]:
 
 async def assert_given_up(tournament: Tournament, *, why: str, deliveries: int = GIVEN_UP_SOON) -> None:
     """Visible, in the validator's own name, with no verdict and no run held against the miner."""
-    state = await eventually(settled(tournament))
+    state = await eventually(settled(tournament), seconds=EVALUATION_SECONDS)
     assert state.status == "error"
     (abandoned,) = await events_of(tournament, EvaluationAbandoned)
     assert abandoned.deliveries == deliveries
