@@ -956,7 +956,7 @@ async def test_a_message_that_another_has_taken_over_is_left_unanswered(client: 
     async with consuming(connection, seen, slots=2):
         await eventually(lambda: settled(client))
     assert seen.deliveries == [("s1", 1), ("s1", 2)]
-    assert seen.moments[1] - seen.moments[0] > 0.9 * QUEUE.ack_wait_seconds
+    assert seen.moments[1] - seen.moments[0] > 0.5 * QUEUE.ack_wait_seconds
 
 
 # follow ---------------------------------------------------------------------------------------------------------------
@@ -1012,7 +1012,7 @@ async def test_a_follower_waits_at_the_end(connection: Bus) -> None:
             begin = loop.time()
             await store(connection, paid("s2"))
             assert sequences([await coming]) == [2]
-    assert loop.time() - begin < 0.5
+    assert loop.time() - begin < bus.REPLAY_EXPIRES_SECONDS / 2
     assert logs == []
 
 
