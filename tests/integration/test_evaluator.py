@@ -388,7 +388,7 @@ async def test_told_to_stop_in_a_run_it_leaves_at_once_and_another_goes_on(
     tournament: Tournament, processes: Callable[[], Process]
 ) -> None:
     first, second = processes(), processes()
-    await submit(tournament, WAITING)
+    await submit(tournament, WAITING, parameters=SINGLE)
     first.start()
     await in_first_run(first, tournament)
     assert first.end(signal.SIGTERM) == 0
@@ -397,7 +397,7 @@ async def test_told_to_stop_in_a_run_it_leaves_at_once_and_another_goes_on(
     assert await first.has_said("stopped")
     second.start()
     async with judging(tournament):
-        await assert_passed_once(tournament, attempts=2)
+        await assert_passed_once(tournament, attempts=2, runs_wanted=1)
 
 
 @pytest.mark.docker
@@ -406,7 +406,7 @@ async def test_the_container_of_a_killed_evaluator_is_removed(
 ) -> None:
     evaluator = processes(sandbox="docker")
     slow = BASIC.replace(_ANY_RUN, f"{_ANY_RUN}    __import__('time').sleep(1)\n")
-    request = await submit(tournament, slow)
+    request = await submit(tournament, slow, parameters=SINGLE)
     with connect() as engine:
         ours = {"name": f"templar-{request.evaluation_id[:12]}-"}
 
@@ -419,7 +419,7 @@ async def test_the_container_of_a_killed_evaluator_is_removed(
         assert engine.containers(filters=ours), "a container outlives its evaluator"
         evaluator.start()
         async with judging(tournament):
-            await assert_passed_once(tournament, attempts=2)
+            await assert_passed_once(tournament, attempts=2, runs_wanted=1)
         assert engine.containers(all=True, filters=ours) == []
         assert await evaluator.has_said("orphaned sandbox removed")
         digest = engine.inspect_image(sandbox_image)["Id"]  # type: ignore[no-untyped-call]
@@ -457,7 +457,7 @@ async def test_an_evaluator_that_was_fenced_off_leaves_the_message_to_its_new_ho
 ) -> None:
     """The server takes a late ack for its new holder's: had it been sent, nobody would ever go on here."""
     paused, other = processes(), processes()
-    await submit(tournament, WAITING)
+    await submit(tournament, WAITING, parameters=SINGLE)
     paused.start()
     await in_first_run(paused, tournament)
     paused.tell(signal.SIGSTOP)
@@ -468,7 +468,7 @@ async def test_an_evaluator_that_was_fenced_off_leaves_the_message_to_its_new_ho
     await eventually(lambda: paused.has_said("taken over by another"))
     other.end(signal.SIGKILL)
     async with judging(tournament):
-        await assert_passed_once(tournament, attempts=3)
+        await assert_passed_once(tournament, attempts=3, runs_wanted=1)
     assert {run.attempt for run in await events_of(tournament, RunCompleted)} == {3}
 
 
