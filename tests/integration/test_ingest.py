@@ -265,7 +265,7 @@ REFUSED: list[tuple[str, dict[str, Any], int, str, str]] = [
         {"files": FILE, "data": {"miner_hotkey": "5x"}},
         422,
         "invalid_request",
-        "no SS58 address",
+        "miner_hotkey cannot be used",
     ),
     (
         "two files",
