@@ -597,7 +597,7 @@ def _others() -> str:
 
 @attempt("host", "the first process's root", "ours", gvisor=REFUSED)
 def _root() -> str:
-    return "ours" if os.path.samestat(os.stat("/proc/1/root/"), os.stat("/")) else "another"
+    return "ours" if os.path.samestat(os.stat("/proc/1/root"), os.stat("/")) else "another"
 
 
 @attempt("host", "entries of /channel")

@@ -7,6 +7,7 @@ Hparams: {"evaluation": {"runs": 2}}
 
 import contextlib
 import os
+import pwd
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +31,8 @@ def train(model, batches, optimizer):
 
 
 CACHES = ("TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "TORCH_EXTENSIONS_DIR")
-PLACES = [os.environ[name] for name in CACHES] + [os.path.dirname(torch.__file__), "/root/.nv", "/var/cache"]
+OTHERS = (os.path.dirname(torch.__file__), os.path.join(pwd.getpwuid(0).pw_dir, ".nv"), "/var/cache")
+PLACES = [os.environ[name] for name in CACHES] + list(OTHERS)
 
 
 def kept():
