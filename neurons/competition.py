@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from services.evaluator.machine import list_gpus
+from services.evaluator.gpu import list_gpus
 from shared import hparams
 from shared.hparams import Hparams
 

@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 
 from services.evaluator.controller import Measured
-from services.evaluator.evaluation import Bench, draw, measure_candidate, measure_reference
+from services.evaluator.evaluation import Bench, draw, machine, measure_candidate, measure_reference
 from services.verifier.judge import Judgement, judge
 from shared.events import Check, Machine, Phases
 from shared.evidence import Evidence
@@ -65,7 +65,7 @@ def refuse(detail: str, parameters: Hparams) -> Verdict:
     )
 
 
-def evaluate(bench: Bench, source: bytes, machine: Machine, report: Report) -> Verdict:
+def evaluate(bench: Bench, source: bytes, report: Report) -> Verdict:
     """All runs of a submission, each in a fresh sandbox, until one fails.
 
     Raises:
@@ -95,7 +95,7 @@ def evaluate(bench: Bench, source: bytes, machine: Machine, report: Report) -> V
         runs=tuple(runs),
         hparams=parameters.name,
         hparams_sha256=parameters.sha256,
-        machine=machine,
+        machine=machine(bench, measured),
     )
 
 

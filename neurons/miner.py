@@ -3,7 +3,6 @@
 import argparse
 import os
 import signal
-import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,6 @@ from services.evaluator.machine import place
 from services.evaluator.settings import runtime
 from shared import environment, logs
 from shared.admission import InvalidSubmission, check_source
-from shared.events import Machine
 from shared.faults import PoisonMessage, TransientFault
 from shared.hparams import HparamsError
 
@@ -89,16 +87,9 @@ def _test(options: argparse.Namespace) -> local.Verdict:
         provider, sentence = providers.choose(options.sandbox, runtime(os.environ))
         report(("WARNING: " if options.sandbox == "auto" and provider.kind == "process" else "") + sentence)
         placement = place(parameters.sandbox.cpus)
-        machine = Machine(
-            hostname=socket.gethostname(),
-            accelerator=placement.accelerator,
-            cpus=placement.cpus,
-            sandbox=provider.kind,
-            image=provider.image,
-        )
         shards = environment.optional_text(os.environ, "TOURNAMENT_SHARDS_DIR")
         bench = open_bench(provider, parameters, placement, None if shards is None else Path(shards))
-        return local.evaluate(bench, source, machine, report)
+        return local.evaluate(bench, source, report)
 
 
 def _read(path: Path) -> bytes:

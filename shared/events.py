@@ -87,6 +87,26 @@ class Phases(msgspec.Struct, frozen=True, kw_only=True):
     """Nonce sent until the last byte of evidence arrived. Part of the scored time."""
 
 
+class Gpu(msgspec.Struct, frozen=True, kw_only=True):
+    """What the driver said of the GPU around the timed part of one run. None is what this one does not tell."""
+
+    uuid: str
+    driver: str
+    """Version of the driver."""
+    samples: int
+    """How often it was asked."""
+    sm_clock_mhz_min: int | None
+    sm_clock_mhz_max: int | None
+    memory_clock_mhz_min: int | None
+    temperature_celsius_max: int | None
+    power_watts_max: float | None
+    memory_used_bytes_max: int | None
+    limits: tuple[str, ...]
+    """What held the clocks down in the ordinary way, such as `sw_power_cap`."""
+    slowdowns: tuple[str, ...]
+    """What must not happen, such as `hw_thermal_slowdown`: a run that passed in spite of it is done again."""
+
+
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
     """What a run was measured on."""
 
@@ -97,6 +117,9 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     sandbox: Literal["docker", "process"]
     image: str
     """Image digest, or the Python and torch versions of a `process` sandbox."""
+    runtime: str = ""
+    """What started the container: `runc` or `runsc` (gVisor). Empty without one, and in events of older releases."""
+    gpu: Gpu | None = None
 
 
 class RunCompleted(Event, frozen=True, kw_only=True):

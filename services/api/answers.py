@@ -119,6 +119,8 @@ def evaluation(row: Row) -> Answer:
             "cpus": machine.cpus,
             "sandbox": machine.sandbox,
             "image": machine.image,
+            "runtime": machine.runtime or None,
+            "gpu": None if machine.gpu is None else msgspec.structs.asdict(machine.gpu),
         },
     }
 

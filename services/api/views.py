@@ -82,6 +82,22 @@ class Phases(BaseModel):
     evidence_seconds: float = Field(description="Until the last byte of evidence had arrived.")
 
 
+class Gpu(BaseModel):
+    """What the driver said around the scored part of a run; null is what this GPU does not tell."""
+
+    uuid: str
+    driver: str
+    samples: int = Field(description="How often it was asked.")
+    sm_clock_mhz_min: int | None
+    sm_clock_mhz_max: int | None
+    memory_clock_mhz_min: int | None
+    temperature_celsius_max: int | None
+    power_watts_max: float | None
+    memory_used_bytes_max: int | None
+    limits: list[str] = Field(description="What held the clocks down in the ordinary way, such as sw_power_cap.")
+    slowdowns: list[str] = Field(description="Heat or a failing supply; a run that passed in spite of it is repeated.")
+
+
 class Machine(BaseModel):
     """What a run was measured on."""
 
@@ -89,6 +105,8 @@ class Machine(BaseModel):
     cpus: list[int] = Field(description="CPU numbers that it was pinned to; empty: it was not pinned.")
     sandbox: Literal["docker", "process"]
     image: str
+    runtime: str | None = Field(description="What started the container: runc or runsc (gVisor).")
+    gpu: Gpu | None
 
 
 class Evaluation(BaseModel):

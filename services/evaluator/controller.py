@@ -19,7 +19,7 @@ from sandbox import protocol
 from sandbox.protocol import ChannelClosed, Failed, Kind, Loss, ProtocolViolation, Returned, Stage
 from services.evaluator.log_tail import clean
 from services.evaluator.sandbox import Ended, Sandbox, SandboxFault
-from shared.events import Phases
+from shared.events import Gpu, Phases
 from shared.evidence import Evidence
 from shared.faults import Failure
 from shared.hparams import Hparams
@@ -60,6 +60,10 @@ class Measured:
     phases: Phases
     evidence: Evidence | None
     log_tail: str = ""
+    began_ns: int = 0
+    """When the timed region began, on the controller's clock; 0 when it never did."""
+    gpu: Gpu | None = None
+    """What the driver said meanwhile; added by whoever watched it."""
 
     @property
     def tokens_per_second(self) -> float:
@@ -85,6 +89,7 @@ class _Progress:
 
     submitted: bool = False
     """Whether the submission was sent. Until then every failure is the validator's own."""
+    began_ns: int = 0
     prepare_ns: int = 0
     train_ns: int = 0
     evidence_ns: int = 0
@@ -129,6 +134,7 @@ def drive(
         ),
         evidence=evidence,
         log_tail=sandbox.log_tail(),
+        began_ns=progress.began_ns,
     )
 
 
@@ -151,11 +157,11 @@ def _exchange(peer: "_Peer", run: Run, progress: _Progress, clock: Clock) -> Evi
 
     progress.tokens = run.tokens.size
     peer.allow(evaluation.timeout_seconds)
-    began = clock()
+    progress.began_ns = clock()
     peer.send(start)
     returned = protocol.unpack_returned(peer.receive(Kind.RETURNED, exactly=protocol.RETURNED.size))
     returned_at = clock()
-    progress.train_ns = returned_at - began
+    progress.train_ns = returned_at - progress.began_ns
     peer.send(reveal)
     payload = peer.receive(Kind.EVIDENCE, exactly=sum(sizes))
     progress.evidence_ns = clock() - returned_at

@@ -3,20 +3,25 @@
 The evaluator service and a miner's local test both call this, so that both measure exactly the same way.
 """
 
+import contextlib
+import dataclasses
 import secrets
+import socket
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from sandbox.benchmark import tokens as token_sources
 from sandbox.benchmark.tokens import ShardError, Tokens, TokenSource
+from services.evaluator import gpu
 from services.evaluator.controller import Clock, Measured, Run, drive
 from services.evaluator.machine import Placement
 from services.evaluator.sandbox import Provider, SandboxFault, Spec
 from shared import hparams
 from shared.admission import InvalidSubmission, check_source
-from shared.events import Phases
+from shared.events import Machine, Phases
 from shared.faults import Failure
 from shared.hparams import Hparams
 
@@ -89,7 +94,9 @@ def measure_candidate(
             phases=Phases(),
             evidence=None,
         )
-    return _measure(bench, source, secret, name=name, is_reference=False, stop=stop)
+    measured = _measure(bench, source, secret, name=name, is_reference=False, stop=stop)
+    _require_full_speed(measured)
+    return measured
 
 
 def measure_reference(bench: Bench, secret: Draw, *, name: str, stop: threading.Event | None = None) -> Measured:
@@ -103,6 +110,19 @@ def measure_reference(bench: Bench, secret: Draw, *, name: str, stop: threading.
     if measured.evidence is None:
         raise SandboxFault(f"the reference run failed: {measured.failure}: {measured.detail}\n{measured.log_tail}")
     return measured
+
+
+def machine(bench: Bench, measured: Measured) -> Machine:
+    """What a run was measured on, as it is recorded."""
+    return Machine(
+        hostname=socket.gethostname(),
+        accelerator=bench.placement.accelerator,
+        cpus=bench.placement.cpus,
+        sandbox=bench.provider.kind,
+        image=bench.provider.image,
+        runtime=bench.provider.runtime,
+        gpu=measured.gpu,
+    )
 
 
 def _measure(
@@ -126,9 +146,33 @@ def _measure(
         device="cpu" if placement.gpu_uuid is None else "cuda",
     )
     spec = Spec(name=name, limits=bench.hparams.sandbox, cpus=placement.cpus, gpu_uuid=placement.gpu_uuid)
-    asked = clock()
-    with bench.provider.open(spec, evaluation.prepare_timeout_seconds) as sandbox:
-        return drive(sandbox, run, start_ns=clock() - asked, clock=clock, stop=stop or threading.Event())
+    with _watching(placement.gpu_uuid, clock) as watch:
+        asked = clock()
+        with bench.provider.open(spec, evaluation.prepare_timeout_seconds) as sandbox:
+            measured = drive(sandbox, run, start_ns=clock() - asked, clock=clock, stop=stop or threading.Event())
+    if watch is None or measured.began_ns == 0:
+        return measured
+    ended_ns = clock() if measured.evidence is None else measured.began_ns + measured.elapsed_ns
+    return dataclasses.replace(measured, gpu=watch.between(measured.began_ns, ended_ns))
+
+
+@contextlib.contextmanager
+def _watching(gpu_uuid: str | None, clock: Clock) -> Iterator[gpu.Watch | None]:
+    if gpu_uuid is None:
+        yield None
+        return
+    gpu.wait_until_free(gpu_uuid)
+    with gpu.watching(gpu_uuid, clock) as watch:
+        yield watch
+
+
+def _require_full_speed(measured: Measured) -> None:
+    """A run on a GPU that was too hot says nothing of the code, unless it failed for another reason than time."""
+    if measured.gpu is not None and measured.gpu.slowdowns and measured.failure in (None, Failure.TIMEOUT):
+        raise SandboxFault(
+            f"the GPU {measured.gpu.uuid} was slowed down while the clock ran ({', '.join(measured.gpu.slowdowns)}), "
+            "so the run does not count; look after its cooling and its power"
+        )
 
 
 def _draw_tokens(bench: Bench, secret: Draw) -> Tokens:

@@ -12,13 +12,13 @@ from typing import TypeVar
 
 from services.evaluator import decide
 from services.evaluator.controller import Measured
-from services.evaluator.evaluation import Bench, draw, measure_candidate, measure_reference, open_bench
+from services.evaluator.evaluation import Bench, draw, machine, measure_candidate, measure_reference, open_bench
 from services.evaluator.machine import place
 from services.evaluator.sandbox import Provider, SandboxFault
 from shared import evidence, hparams, subjects
 from shared.artifacts import ArtifactStore
 from shared.bus import Bus
-from shared.events import EvalRequested, Machine, Recorded, RunCompleted
+from shared.events import EvalRequested, Recorded, RunCompleted
 from shared.faults import PoisonMessage, Superseded
 from shared.ids import derive_id
 from shared.logs import logger
@@ -149,13 +149,7 @@ async def _measure(
         evidence_sha256=await _store(evaluator, measured),
         reference_sha256=reference_sha256,
         log_tail=measured.log_tail,
-        machine=Machine(
-            hostname=socket.gethostname(),
-            accelerator=bench.placement.accelerator,
-            cpus=bench.placement.cpus,
-            sandbox=bench.provider.kind,
-            image=bench.provider.image,
-        ),
+        machine=machine(bench, measured),
     )
 
 

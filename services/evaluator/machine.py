@@ -1,8 +1,9 @@
 """What this machine offers a sandbox: CPUs to pin it to, a GPU to give it."""
 
 import os
-import subprocess
 from dataclasses import dataclass
+
+from services.evaluator.gpu import list_gpus
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,19 +29,3 @@ def place(cpus: int) -> Placement:
         gpu_uuid=gpus[0][0] if gpus else None,
         accelerator=gpus[0][1] if gpus else "cpu",
     )
-
-
-def list_gpus() -> list[tuple[str, str]]:
-    """(uuid, name) of each NVIDIA GPU; empty where there is none or its driver does not answer."""
-    try:
-        answer = subprocess.run(
-            ["nvidia-smi", "--query-gpu=uuid,name", "--format=csv,noheader"],
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return []
-    rows = (line.split(",", 1) for line in answer.stdout.splitlines() if "," in line)
-    return [(uuid.strip(), name.strip()) for uuid, name in rows]

@@ -26,7 +26,8 @@ def docker_provider(runtime: Runtime = "runc") -> Provider:
         digest = image_digest(client, image_tag())
         for name in remove_orphans(client):
             logger().info("orphaned sandbox removed", container=name)
-    return Provider(kind="docker", image=digest, open=functools.partial(open_docker, image=digest, runtime=runtime))
+    opened = functools.partial(open_docker, image=digest, runtime=runtime)
+    return Provider(kind="docker", image=digest, runtime=runtime, open=opened)
 
 
 def process_provider() -> Provider:
@@ -40,7 +41,7 @@ def process_provider() -> Provider:
     except importlib.metadata.PackageNotFoundError:
         raise SandboxFault("torch is not installed here; run `uv sync`, or use the docker sandbox") from None
     image = f"python {platform.python_version()}, torch {torch_version}"
-    return Provider(kind="process", image=image, open=open_process)
+    return Provider(kind="process", image=image, runtime="", open=open_process)
 
 
 def choose(setting: str, runtime: Runtime = "runc") -> tuple[Provider, str]:

@@ -75,4 +75,6 @@ class Provider:
     kind: Kind
     image: str
     """Image digest, or the Python and torch versions of a `process` sandbox."""
+    runtime: str
+    """What starts a container; empty without one."""
     open: Open

@@ -10,6 +10,7 @@ from shared.events import (
     EvaluationAbandoned,
     EvaluationStarted,
     Event,
+    Gpu,
     Machine,
     Payment,
     Phases,
@@ -80,6 +81,24 @@ def started(submission: str = "s1", evaluation: str = "e1", *, attempt: int = 1)
     )
 
 
+GPU = Gpu(
+    uuid="GPU-7c1f3a52-9d5e-4c1b-8f0e-2b6a1d4e9c33",
+    driver="580.82.07",
+    samples=12,
+    sm_clock_mhz_min=1965,
+    sm_clock_mhz_max=1980,
+    memory_clock_mhz_min=2619,
+    temperature_celsius_max=61,
+    power_watts_max=684.5,
+    memory_used_bytes_max=9_126_805_504,
+    limits=("sw_power_cap",),
+    slowdowns=(),
+)
+MACHINE = Machine(
+    hostname="host", accelerator="NVIDIA H100", cpus=(1,), sandbox="docker", image="sha256:1", runtime="runc", gpu=GPU
+)
+
+
 def completed(
     index: int = 0,
     *,
@@ -109,7 +128,7 @@ def completed(
         "evidence_sha256": None if failure else "e" * 64,
         "reference_sha256": None if failure else "f" * 64,
         "log_tail": "hello\n",
-        "machine": Machine(hostname="host", accelerator="cpu", cpus=(1,), sandbox="process", image="python"),
+        "machine": MACHINE,
     }
     return RunCompleted(**fields | changes)
 

@@ -15,6 +15,7 @@ from tests.support.stories import (
     BEGIN,
     CODE,
     COMPETITION,
+    GPU,
     abandoned,
     completed,
     finished,
@@ -153,7 +154,14 @@ def test_a_run_that_passed() -> None:
         "detail": "every check passed",
         "checks": [],
         "phases": None,
-        "machine": {"accelerator": "cpu", "cpus": [1], "sandbox": "process", "image": "python"},
+        "machine": {
+            "accelerator": "NVIDIA H100",
+            "cpus": [1],
+            "sandbox": "docker",
+            "image": "sha256:1",
+            "runtime": "runc",
+            "gpu": msgspec.json.decode(msgspec.json.encode(GPU)),
+        },
     }
     assert answer["phases"] == {
         "start_seconds": 1e-9,

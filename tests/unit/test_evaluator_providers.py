@@ -16,7 +16,7 @@ def provider(kind: str) -> Provider:
         raise AssertionError("none is opened here")
 
     opener: Open = opened  # type: ignore[assignment]
-    return Provider(kind="docker" if kind == "docker" else "process", image="sha256:1", open=opener)
+    return Provider(kind="docker" if kind == "docker" else "process", image="sha256:1", runtime="", open=opener)
 
 
 def there(kind: str) -> Callable[..., Provider]:

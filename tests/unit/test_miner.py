@@ -71,7 +71,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Scripted:
 
     def choose(setting: str, runtime: str) -> tuple[Provider, str]:
         opener: Open = never_open
-        return Provider(kind="process", image="python 3", open=opener), f"process sandbox for {setting}"
+        return Provider(kind="process", image="python 3", runtime="", open=opener), f"process sandbox for {setting}"
 
     def install(*runs: Measured | Exception, reference: Measured | Exception | None = None) -> list[str]:
         calls: list[str] = []
