@@ -72,6 +72,8 @@ class Loss(IntEnum):
     CRASHED = 1
     OUT_OF_MEMORY = 2
     MALFORMED_OUTPUT = 3
+    RESOURCE_LIMIT = 4
+    """Of the sandbox, on files, processes or threads."""
 
 
 class ProtocolViolation(Exception):

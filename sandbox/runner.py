@@ -6,15 +6,18 @@ submission it runs, and nothing here relies on that not happening.
 """
 
 import contextlib
+import errno
 import gc
 import importlib.util
 import json
 import math
+import numbers
 import operator
 import os
 import socket
 import sys
 import tempfile
+import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -33,6 +36,11 @@ if TYPE_CHECKING:
 
 FROM_CONTROLLER = (0, 2**40)
 """The controller is trusted, so its frames are not capped tightly."""
+LIMITS = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE))
+"""What the kernel says when a limit of the sandbox on files is reached. Libraries put it into errors of their own."""
+NO_THREAD = "can't start new thread"
+MOST_CAUSES = 100
+"""How far an exception's causes are looked into."""
 
 
 class MalformedOutput(Exception):
@@ -103,18 +111,17 @@ def main(socket_path: str) -> None:
     source = channel.receive(Kind.SUBMISSION)
     with _failing_as(channel, Stage.IMPORT):
         submission = _load(bytes(source))
+    # Its threads and its signal handlers go on while this waits for the controller, so waiting can fail by it too.
     with _failing_as(channel, Stage.WARMUP):
         session.warm_up(submission)
-    channel.send(Kind.READY)
-    tokens = channel.receive(Kind.START)
+        channel.send(Kind.READY)
+        tokens = channel.receive(Kind.START)
     with _failing_as(channel, Stage.TRAIN):
-        result = session.train(submission, tokens)
-        returned = session.check(result)
-    channel.send(Kind.RETURNED, protocol.pack_returned(returned))
-    nonce = bytes(channel.receive(Kind.REVEAL))
+        returned, logits = session.check(session.train(submission, tokens))
+        channel.send(Kind.RETURNED, protocol.pack_returned(returned))
+        nonce = bytes(channel.receive(Kind.REVEAL))
     with _failing_as(channel, Stage.EVIDENCE):
-        parts = session.evidence(result, nonce)
-    channel.send(Kind.EVIDENCE, *parts)
+        channel.send(Kind.EVIDENCE, *session.evidence(logits, nonce))
     sys.stderr.flush()
     os._exit(0)
 
@@ -130,6 +137,7 @@ class _Session:
         torch.set_num_threads(job.threads)
         self.job = job
         self.device = torch.device(job.device)
+        self.plain = _kinds(torch.device("cpu")) | _kinds(self.device)
         self.model: Decoder = build_model(job.model, self.device)
         self.parameters = dict(self.model.named_parameters())
         self.optimizer = torch.optim.AdamW(self.model.parameters(), **job.optimizer)
@@ -143,10 +151,9 @@ class _Session:
         states = (torch.get_rng_state(), torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [])
         shape = (self.job.batch_size, self.job.sequence_length)
         batches = [torch.randint(0, self.job.model.vocab_size, shape) for _ in range(self.job.warmup_steps)]
-        result = self._call(submission, batches)
-        self.check(result)
-        self.evidence(result, nonce=b"warm-up")  # so that no library is loaded while the clock runs
-        del result
+        _, logits = self.check(self._call(submission, batches))
+        self.evidence(logits, nonce=b"warm-up")  # so that no library is loaded while the clock runs
+        del logits
         with torch.no_grad():
             for parameter, initial in zip(self.parameters.values(), self.initial, strict=True):
                 parameter.copy_(initial)
@@ -177,42 +184,43 @@ class _Session:
         result.total_tokens += first.total_tokens
         return result
 
-    def check(self, result: Any) -> Returned:
-        """What the controller is told about a result, once its form allows evidence to be taken from it.
+    def check(self, result: Any) -> "tuple[Returned, torch.Tensor]":
+        """What the controller is told about a result, and its logits once evidence can be taken from them.
+
+        Each attribute is read once, because it may answer differently the next time.
 
         Raises:
             MalformedOutput: an attribute is missing, or of the wrong type or shape.
         """
         import torch  # noqa: PLC0415
 
-        for name in ("final_logits", "total_tokens", "final_loss"):
-            if not hasattr(result, name):
-                raise MalformedOutput(
-                    f"inner_steps returned {type(result).__name__} without {name}; "
-                    "return final_logits, total_tokens and final_loss"
-                )
-        logits = result.final_logits
+        logits = _attribute(result, "final_logits")
+        total_tokens = _as_int64(_attribute(result, "total_tokens"))
+        final_loss = _as_float(_attribute(result, "final_loss"))
         if type(logits) is not torch.Tensor:
             raise MalformedOutput(f"final_logits is {type(logits).__name__}; it must be a plain torch.Tensor")
-        expected = (self.job.batch_size, self.job.sequence_length - 1, self.job.model.vocab_size)
-        if tuple(logits.shape) != expected or logits.dtype != torch.float32:
+        if _kind(logits) not in self.plain:
             raise MalformedOutput(
-                f"final_logits is {tuple(logits.shape)} {logits.dtype}; it must be {expected} torch.float32: "
+                f"final_logits is a tensor of an unusual kind, {logits.layout} on {logits.device}, dispatched as "
+                f"{torch._C._dispatch_keys(logits)}; it must be dense, with its values in the memory of {self.device} "
+                "or of the CPU: return logits.detach().float() of what the model gave"
+            )
+        shape = tuple(logits.shape)
+        expected = (self.job.batch_size, self.job.sequence_length - 1, self.job.model.vocab_size)
+        if shape != expected or logits.dtype != torch.float32:
+            raise MalformedOutput(
+                f"final_logits is {shape} {logits.dtype}; it must be {expected} torch.float32: "
                 "all logits of the last forward pass, converted with .float()"
             )
-        return Returned(
-            total_tokens=_as_int64(result.total_tokens),
-            final_loss=_as_float(result.final_loss),
-            dtype=str(logits.dtype).removeprefix("torch."),
-            shape=tuple(logits.shape),
-        )
+        returned = Returned(total_tokens=total_tokens, final_loss=final_loss, dtype="float32", shape=shape)
+        return returned, logits.detach()
 
-    def evidence(self, result: Any, nonce: bytes) -> list[bytes]:
+    def evidence(self, logits: "torch.Tensor", nonce: bytes) -> list[bytes]:
         """Payload of EVIDENCE, little-endian: picked logits, probe logits (float32), sketches (float64)."""
         from sandbox import evidence  # noqa: PLC0415
 
         job = self.job
-        logits = evidence.picked_logits(result.final_logits.detach(), job.evidence.logit_positions, nonce)
+        picked = evidence.picked_logits(logits, job.evidence.logit_positions, nonce)
         probe = evidence.probe_logits(
             job.model,
             {name: parameter.detach() for name, parameter in self.parameters.items()},
@@ -226,7 +234,7 @@ class _Session:
             tensors += [self.initial, self.previous]
         rows, columns = job.evidence.sketch_rows, job.evidence.sketch_columns
         sketches = [evidence.sketch(group, rows=rows, columns=columns, nonce=nonce) for group in tensors]
-        return [part.contiguous().numpy().tobytes() for part in (logits, probe, *sketches)]
+        return [part.contiguous().numpy().tobytes() for part in (picked, probe, *sketches)]
 
     def _call(self, submission: ModuleType, batches: "Sequence[torch.Tensor]") -> Any:
         iterator: Iterator[torch.Tensor] = iter(batches)
@@ -248,13 +256,44 @@ def _load(source: bytes) -> ModuleType:
     path.write_bytes(source)
     spec = importlib.util.spec_from_file_location("train", path)
     assert spec is not None
-    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules["train"] = module
-    spec.loader.exec_module(module)
+    try:
+        code = compile(source, str(path), "exec", dont_inherit=True)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise MalformedOutput(f"the file cannot be compiled: {type(error).__name__}: {error}") from None
+    exec(code, module.__dict__)  # noqa: S102 - what this process is for
     if not callable(getattr(module, "inner_steps", None)):
         raise MalformedOutput("the file defines no callable inner_steps")
     return module
+
+
+def _attribute(result: Any, name: str) -> Any:
+    try:
+        return getattr(result, name)
+    except AttributeError:
+        raise MalformedOutput(
+            f"inner_steps returned {type(result).__name__} without {name}; "
+            "return final_logits, total_tokens and final_loss"
+        ) from None
+
+
+def _kinds(device: "torch.device") -> set[int]:
+    """The kinds of ordinary tensors of a device: those that autograd may follow, and those of inference mode."""
+    import torch  # noqa: PLC0415
+
+    kinds = set()
+    for inference in (False, True):
+        with torch.inference_mode(inference):
+            kinds.add(_kind(torch.empty(0, device=device)))
+    return kinds
+
+
+def _kind(tensor: "torch.Tensor") -> int:
+    """How torch dispatches it: in another way what is sparse, quantized, nested, negated, wrapped, without values."""
+    import torch  # noqa: PLC0415
+
+    return torch._C._dispatch_keys(tensor).raw_repr()
 
 
 def _as_int64(value: Any) -> int:
@@ -271,10 +310,24 @@ def _as_int64(value: Any) -> int:
 
 
 def _as_float(value: Any) -> float:
+    """A real number: Python's, numpy's, or a tensor or an array of one element. Text and truth values are none."""
+    import numpy as np  # noqa: PLC0415
+    import torch  # noqa: PLC0415
+
+    number = value
+    if isinstance(value, torch.Tensor | np.ndarray):
+        try:
+            number = value.item()
+        except torch.AcceleratorError:  # of the training, noticed only here
+            raise
+        except (RuntimeError, ValueError):
+            number = None
+    if isinstance(number, bool) or not isinstance(number, numbers.Real):
+        raise MalformedOutput(
+            f"final_loss is {type(value).__name__}; it must be a float, or a tensor of one element that is one"
+        )
     try:
-        return float(value)
-    except (TypeError, ValueError, RuntimeError):
-        raise MalformedOutput(f"final_loss is {type(value).__name__}; it must be a float") from None
+        return float(number)
     except OverflowError:
         return math.inf
 
@@ -284,16 +337,53 @@ def _failing_as(channel: Channel, stage: Stage) -> Iterator[None]:
     """Turn whatever the submission raises, SystemExit included, into a FAILED frame."""
     try:
         yield
-    except MalformedOutput as error:
-        channel.fail(stage, Loss.MALFORMED_OUTPUT, str(error))
     except BaseException as error:  # noqa: BLE001 - the submission may raise anything
-        channel.fail(stage, Loss.OUT_OF_MEMORY if _is_out_of_memory(error) else Loss.CRASHED, traceback.format_exc())
+        try:
+            loss = _loss(error)
+            message = str(error) if loss is Loss.MALFORMED_OUTPUT else traceback.format_exc()
+        except BaseException:  # noqa: BLE001 - and that may raise again when it is looked at
+            loss, message = Loss.CRASHED, "the submission raised an exception that cannot be printed"
+        channel.fail(stage, loss, message)
+
+
+def _loss(error: BaseException) -> Loss:
+    """What an exception tells of, or else one that caused it."""
+    if isinstance(error, MalformedOutput):
+        return Loss.MALFORMED_OUTPUT
+    link: BaseException | None = error
+    for _ in range(MOST_CAUSES):
+        if link is None:
+            break
+        if _is_out_of_memory(link):
+            return Loss.OUT_OF_MEMORY
+        if _is_limit(link):
+            return Loss.RESOURCE_LIMIT
+        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+    return Loss.CRASHED
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
     import torch  # noqa: PLC0415
 
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return any(words in str(error) for words in ("can't allocate memory", os.strerror(errno.ENOMEM), "out of memory"))
+
+
+def _is_limit(error: BaseException) -> bool:
+    said = str(error)
+    if any(words in said for words in (*LIMITS, NO_THREAD)):
+        return True
+    # The kernel says the same of a process too many and of a pipe that has nothing to read.
+    return os.strerror(errno.EAGAIN) in said and not _can_start_thread()
+
+
+def _can_start_thread() -> bool:
+    try:
+        threading.Thread(target=int).start()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _detach_standard_streams() -> None:
@@ -305,4 +395,9 @@ def _detach_standard_streams() -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    try:
+        main(sys.argv[1])
+    except BaseException:  # noqa: BLE001 - a signal handler of the submission's may raise anywhere
+        traceback.print_exc()
+    finally:
+        os._exit(1)  # its threads may never end

@@ -6,6 +6,7 @@ submission did. What is the validator's own fault raises SandboxFault instead.
 """
 
 import json
+import signal
 import socket
 import threading
 import time
@@ -17,6 +18,7 @@ import numpy.typing as npt
 
 from sandbox import protocol
 from sandbox.protocol import ChannelClosed, Failed, Kind, Loss, ProtocolViolation, Returned, Stage
+from services.evaluator import interior
 from services.evaluator.log_tail import clean
 from services.evaluator.sandbox import Ended, Sandbox, SandboxFault
 from shared.events import Gpu, Phases
@@ -26,6 +28,8 @@ from shared.hparams import Hparams
 
 END_SECONDS = 5.0
 """How long a sandbox whose channel closed may take to end by itself."""
+SIGNAL_EXIT_CODES = 128
+"""A process that signal n ended has the exit code 128 + n."""
 POLL_SECONDS = 0.25
 """How often a blocked read looks whether the evaluator is stopping."""
 
@@ -115,9 +119,9 @@ def drive(
     except ProtocolViolation as error:
         failure, detail = Failure.PROTOCOL_VIOLATION, f"the sandbox answered outside the protocol: {error}"
     except _Lost as lost:
-        failure, detail = _classify(lost.failed)
+        failure, detail = _classify(lost.failed, run.hparams)
     except ChannelClosed:
-        failure, detail = _ended(sandbox.wait(END_SECONDS))
+        failure, detail = _ended(sandbox.wait(END_SECONDS), run.hparams)
     sandbox.wait(0.0)
     if failure is not None and not progress.submitted:
         raise SandboxFault(f"the sandbox failed before the submission was sent to it: {detail}\n{sandbox.log_tail()}")
@@ -300,7 +304,7 @@ def _timeout_detail(hparams: Hparams, progress: _Progress) -> str:
     return f"the run did not end within {hparams.evaluation.timeout_seconds:g} s"
 
 
-def _classify(failed: Failed) -> tuple[Failure, str]:
+def _classify(failed: Failed, hparams: Hparams) -> tuple[Failure, str]:
     """The code for a run that the runner gave up. Its word is taken, because it can only cost the submission."""
     message = clean(failed.message.encode(), limit_bytes=protocol.MAX_MESSAGE_BYTES)
     match failed.loss:
@@ -309,14 +313,32 @@ def _classify(failed: Failed) -> tuple[Failure, str]:
         case Loss.MALFORMED_OUTPUT:
             no_function = failed.stage is Stage.IMPORT
             return (Failure.INVALID_SUBMISSION if no_function else Failure.MALFORMED_OUTPUT), message
+        case Loss.RESOURCE_LIMIT:
+            return Failure.RESOURCE_LIMIT, f"{message.rstrip()}\n{_allowance(hparams)}"
         case Loss.CRASHED:
             return Failure.CRASHED, message
 
 
-def _ended(ended: Ended) -> tuple[Failure, str]:
+def _ended(ended: Ended, hparams: Hparams) -> tuple[Failure, str]:
     """The code for a process that vanished without a word."""
     if ended.out_of_memory:
         return Failure.OUT_OF_MEMORY, "the sandbox ran out of memory"
-    if ended.exit_code is None:
-        return Failure.CRASHED, "the submission closed the channel and went on running; it was killed"
+    match ended.exit_code:
+        case None:
+            return Failure.CRASHED, "the submission closed the channel and went on running; it was killed"
+        case code if code == SIGNAL_EXIT_CODES + signal.SIGXFSZ:
+            return Failure.RESOURCE_LIMIT, f"the kernel ended the process for a file too large; {_allowance(hparams)}"
+        case code if code == SIGNAL_EXIT_CODES + signal.SIGBUS:
+            # So ends who maps a file into memory and writes to it when its folder is full.
+            return Failure.RESOURCE_LIMIT, f"a bus error ended the process: no space for a file; {_allowance(hparams)}"
     return Failure.CRASHED, f"the process ended with exit code {ended.exit_code} before it returned a result"
+
+
+def _allowance(hparams: Hparams) -> str:
+    limits = hparams.sandbox
+    return (
+        f"the sandbox has {limits.tmp_bytes:,} bytes and {interior.TMP_FILES:,} files in /tmp, "
+        f"{limits.shm_bytes:,} bytes in /dev/shm, "
+        f"{interior.largest_file_bytes(limits):,} bytes in one file, {interior.OPEN_FILES:,} open files in a process, "
+        f"{limits.processes:,} processes and threads"
+    )

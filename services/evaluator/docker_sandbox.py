@@ -1,7 +1,6 @@
 """The real sandbox: one locked-down container per run, removed whatever happened. It never trusts what is inside."""
 
 import contextlib
-import os
 import socket
 import time
 from collections.abc import Iterator, Sequence
@@ -15,7 +14,7 @@ from docker.types import DeviceRequest, LogConfig, Mount, Ulimit
 from docker.utils import kwargs_from_env
 from docker.utils.socket import frames_iter
 
-from services.evaluator import interior
+from services.evaluator import interior, owner
 from services.evaluator.channel import SOCKET_NAME, listening, remove_folder
 from services.evaluator.image import ROOT
 from services.evaluator.log_tail import LogTail
@@ -26,7 +25,6 @@ DEFAULT_ENGINE = "unix:///var/run/docker.sock"
 USER = "10001:10001"
 SECCOMP = ROOT / "sandbox" / "seccomp.json"
 """Which system calls there are inside; everything else is refused."""
-TMP_FILES = 20_000
 CHANNEL_FOLDER = "/channel"
 GPU_CAPABILITIES = [["gpu", "compute", "utility"]]
 RUNNER = ("python", *interior.COMMAND)
@@ -42,6 +40,9 @@ OOM_FLAG_SECONDS = 0.5
 SIGNAL_EXIT_CODES = 128
 """A process that signal n ended has the exit code 128 + n."""
 KILLED_EXIT_CODE = SIGNAL_EXIT_CODES + 9
+
+_LEFT_BEHIND: set[str] = set()
+"""Containers of this process that could not be removed, and may still run."""
 
 ENGINE_FAILURES = (DockerException, requests.RequestException, OSError)
 """What docker-py raises when the engine refuses, is gone, or hangs."""
@@ -108,8 +109,9 @@ def remove_orphans(client: docker.APIClient) -> list[str]:
     removed = []
     try:
         for container in client.containers(all=True, filters={"label": OWNER_LABEL}):
-            owner, is_ended = container["Labels"][OWNER_LABEL], container["State"] != "running"
-            if not _is_alive(owner) or (is_ended and owner == _owner()):
+            whose, is_ended = container["Labels"][OWNER_LABEL], container["State"] != "running"
+            is_ours = whose == owner.this_process()
+            if not owner.is_alive(whose) or (is_ours and (is_ended or container["Id"] in _LEFT_BEHIND)):
                 _remove(client, container["Id"])
                 for mount in container["Mounts"]:
                     remove_folder(Path(mount["Source"]))
@@ -207,7 +209,7 @@ def _create(
         mem_limit=limits.memory_bytes,
         memswap_limit=limits.memory_bytes,
         cpuset_cpus=",".join(map(str, spec.cpus)),
-        tmpfs={"/tmp": f"rw,exec,nosuid,nodev,mode=1777,size={limits.tmp_bytes},nr_inodes={TMP_FILES}"},  # noqa: S108 - inside
+        tmpfs={"/tmp": f"rw,exec,nosuid,nodev,mode=1777,size={limits.tmp_bytes},nr_inodes={interior.TMP_FILES}"},  # noqa: S108 - inside
         shm_size=limits.shm_bytes,
         ipc_mode="private",
         ulimits=[
@@ -229,7 +231,7 @@ def _create(
         name=f"templar-{spec.name}",
         user=USER,
         environment=interior.environment(PurePosixPath("/tmp"), len(spec.cpus)),  # noqa: S108 - inside
-        labels={OWNER_LABEL: _owner()},
+        labels={OWNER_LABEL: owner.this_process()},
         hostname="sandbox",
         host_config=host_config,
     )
@@ -277,12 +279,13 @@ def _kill(client: docker.APIClient, container: str) -> None:
 
 
 def _remove(client: docker.APIClient, container: str) -> None:
-    """Remove, running or not. What fails here is removed as an orphan at the next start."""
+    """Remove, running or not. What fails here is removed as an orphan at the next evaluation or start."""
     try:
         client.remove_container(container, force=True, v=True)
     except NotFound:
         pass
     except ENGINE_FAILURES as error:
+        _LEFT_BEHIND.add(container)
         logger().warning("sandbox container left behind", container=container, error=_explain(error))
 
 
@@ -291,34 +294,3 @@ def _explain(error: Exception) -> str:
     if "could not select device driver" in explanation:
         return f"{explanation}; install nvidia-container-toolkit and restart the engine"
     return explanation
-
-
-def _owner() -> str:
-    """This process, in a form that no later process can have: boot, pid namespace, pid, start time."""
-    pid = os.getpid()
-    return " ".join((_boot(), _pid_namespace(), str(pid), _started(pid) or ""))
-
-
-def _is_alive(owner: str) -> bool:
-    """Whether the process that wrote a label lives. One in a pid namespace that we cannot see into counts as alive."""
-    boot, namespace, pid, started = owner.split(" ")
-    if boot != _boot():
-        return False
-    return namespace != _pid_namespace() or _started(int(pid)) == started
-
-
-def _boot() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-
-
-def _pid_namespace() -> str:
-    return os.readlink("/proc/self/ns/pid")
-
-
-def _started(pid: int) -> str | None:
-    """Start time of a living process in clock ticks since boot; None when there is none."""
-    try:
-        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return None if state == "Z" else fields[18]

@@ -7,6 +7,7 @@ from shared import hparams
 COMMAND = ("-P", "-m", "sandbox.runner")
 """Arguments of the Python inside; the path of the channel follows."""
 OPEN_FILES = 4096
+TMP_FILES = 20_000
 
 
 def environment(temporary: PurePath, cpus: int) -> dict[str, str]:

@@ -34,7 +34,6 @@ def open_process(spec: Spec, timeout_seconds: float, *, command: Sequence[str] =
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(listening())
         temporary = listener.folder.with_name("tmp")
-        temporary.mkdir()
         plan = {
             "command": [*command, str(listener.path)],
             "cpus": spec.cpus,
@@ -43,6 +42,7 @@ def open_process(spec: Spec, timeout_seconds: float, *, command: Sequence[str] =
             "remove": str(temporary.parent),
         }
         try:
+            temporary.mkdir()
             guard = subprocess.Popen(
                 [sys.executable, "-I", "-S", GUARD, json.dumps(plan)],
                 cwd=temporary,

@@ -6,6 +6,7 @@ import importlib.metadata
 import platform
 from collections.abc import Callable
 
+from services.evaluator.channel import remove_abandoned
 from services.evaluator.docker_sandbox import connect, image_digest, open_docker, remove_orphans, require_runtime
 from services.evaluator.image import image_tag
 from services.evaluator.process_sandbox import open_process
@@ -26,12 +27,13 @@ def docker_provider(runtime: Runtime = "runc") -> Provider:
         digest = image_digest(client, image_tag())
         for name in remove_orphans(client):
             logger().info("orphaned sandbox removed", container=name)
+    _remove_abandoned_folders()
     opened = functools.partial(open_docker, image=digest, runtime=runtime)
     return Provider(kind="docker", image=digest, runtime=runtime, open=opened)
 
 
 def process_provider() -> Provider:
-    """Child processes of this interpreter.
+    """Child processes of this interpreter. Removes what an earlier life left behind.
 
     Raises:
         SandboxFault: torch is not installed here.
@@ -40,8 +42,14 @@ def process_provider() -> Provider:
         torch_version = importlib.metadata.version("torch")
     except importlib.metadata.PackageNotFoundError:
         raise SandboxFault("torch is not installed here; run `uv sync`, or use the docker sandbox") from None
+    _remove_abandoned_folders()
     image = f"python {platform.python_version()}, torch {torch_version}"
     return Provider(kind="process", image=image, runtime="", open=open_process)
+
+
+def _remove_abandoned_folders() -> None:
+    for name in remove_abandoned():
+        logger().info("abandoned folder removed", folder=name)
 
 
 def choose(setting: str, runtime: Runtime = "runc") -> tuple[Provider, str]:
