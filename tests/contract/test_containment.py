@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from services.evaluator import docker_sandbox, image, interior
+from services.evaluator import image, interior
 from services.evaluator.docker_sandbox import open_docker
 from tests.contract import containment
 from tests.support.probes import CONNECT_SECONDS, LIMITS, Opener, make_spec
@@ -25,7 +25,7 @@ def test_the_containment_probe_breaks_nothing(runtime_opener: Opener, sandbox_im
         "gvisor": int(runtime_opener.runtime == "runsc"),
         "tmp_bytes": LIMITS.tmp_bytes,
         "shm_bytes": LIMITS.shm_bytes,
-        "tmp_files": docker_sandbox.TMP_FILES,
+        "tmp_files": interior.TMP_FILES,
         "open_files": interior.OPEN_FILES,
     }
     assert runtime_opener.runtime is not None
