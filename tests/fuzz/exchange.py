@@ -53,6 +53,7 @@ OUTCOMES = {
     Failure.OUT_OF_MEMORY,
     Failure.INVALID_SUBMISSION,
     Failure.MALFORMED_OUTPUT,
+    Failure.RESOURCE_LIMIT,
     Failure.CRASHED,
 }
 

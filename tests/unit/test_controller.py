@@ -1,5 +1,6 @@
 """The controller against hostile peers: whatever answers, a run ends with the right code and in time."""
 
+import signal
 import socket
 import struct
 import threading
@@ -220,8 +221,14 @@ def test_a_dribbling_peer_cannot_stretch_the_deadline() -> None:
         (Ended(exit_code=139, out_of_memory=False), Failure.CRASHED, "exit code 139"),
         (Ended(exit_code=137, out_of_memory=True), Failure.OUT_OF_MEMORY, "memory"),
         (Ended(exit_code=None, out_of_memory=False), Failure.CRASHED, "killed"),
+        (Ended(exit_code=128 + signal.SIGXFSZ, out_of_memory=False), Failure.RESOURCE_LIMIT, "a file too large"),
+        (
+            Ended(exit_code=128 + signal.SIGBUS, out_of_memory=False),
+            Failure.RESOURCE_LIMIT,
+            "64,000,000 bytes in /dev/shm",
+        ),
     ],
-    ids=["exits", "segfault", "oom", "stays"],
+    ids=["exits", "segfault", "oom", "stays", "file size", "bus error"],
 )
 def test_a_vanished_peer_is_what_the_kernel_says(ended: Ended, failure: Failure, words: str) -> None:
     measured = measure(prepared, ended=ended)
@@ -242,6 +249,19 @@ def test_a_confessed_failure_is_taken_at_its_word(stage: Stage, loss: Loss, fail
     failed = protocol.frame(Kind.FAILED, protocol.pack_failed(Failed(stage=stage, loss=loss, message="why")))
     measured = measure(after_prepare(failed))
     assert (measured.failure, measured.detail) == (failure, "why")
+
+
+def test_a_limit_that_was_reached_is_told_with_what_there_is() -> None:
+    confession = Failed(
+        stage=Stage.TRAIN, loss=Loss.RESOURCE_LIMIT, message="OSError: [Errno 24] Too many open files\n"
+    )
+    measured = measure(after_prepare(protocol.frame(Kind.FAILED, protocol.pack_failed(confession))))
+    assert measured.failure is Failure.RESOURCE_LIMIT
+    said, allowed = measured.detail.splitlines()
+    assert said == "OSError: [Errno 24] Too many open files"
+    assert "500,000,000 bytes and 20,000 files in /tmp" in allowed
+    assert "4,096 open files" in allowed
+    assert "256 processes and threads" in allowed
 
 
 def test_what_a_run_confesses_is_cleaned_as_a_log_is() -> None:

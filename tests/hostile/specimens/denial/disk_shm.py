@@ -1,7 +1,7 @@
 """Fills /dev/shm.
 
-Expected: crashed
-Alternatives: resource_limit, out_of_memory
+Expected: resource_limit
+Alternatives: out_of_memory (where what is in the folder counts as memory first)
 Sandbox: docker
 """
 

@@ -1,7 +1,6 @@
 """Makes a file that claims to have a terabyte.
 
-Expected: crashed
-Alternatives: resource_limit
+Expected: resource_limit
 Sandbox: docker
 """
 

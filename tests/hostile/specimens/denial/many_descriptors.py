@@ -1,7 +1,6 @@
 """Opens files until there are no descriptors left.
 
-Expected: crashed
-Alternatives: resource_limit
+Expected: resource_limit
 """
 
 from types import SimpleNamespace

@@ -1,7 +1,6 @@
 """Makes empty files until there can be no more.
 
-Expected: crashed
-Alternatives: resource_limit
+Expected: resource_limit
 Sandbox: docker
 Hparams: {"evaluation": {"timeout_seconds": 20}}
 """

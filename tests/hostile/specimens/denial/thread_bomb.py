@@ -1,6 +1,6 @@
 """Starts threads until no more can be started.
 
-Expected: crashed
+Expected: resource_limit
 Sandbox: docker
 Hparams: {"evaluation": {"timeout_seconds": 6}}
 """

@@ -37,9 +37,9 @@ def take_over():
     """The whole exchange, from READY to EVIDENCE, in the import."""
     session, channel = runner("_Session"), runner("Channel")
     channel.send(__main__.Kind.READY)
-    result = session.train(This, channel.receive(__main__.Kind.START))
-    channel.send(__main__.Kind.RETURNED, __main__.protocol.pack_returned(session.check(result)))
-    channel.send(__main__.Kind.EVIDENCE, *session.evidence(result, bytes(channel.receive(__main__.Kind.REVEAL))))
+    returned, logits = session.check(session.train(This, channel.receive(__main__.Kind.START)))
+    channel.send(__main__.Kind.RETURNED, __main__.protocol.pack_returned(returned))
+    channel.send(__main__.Kind.EVIDENCE, *session.evidence(logits, bytes(channel.receive(__main__.Kind.REVEAL))))
     os._exit(0)
 
 

@@ -1,7 +1,6 @@
 """Gives logits that have a shape and no numbers.
 
 Expected: malformed_output
-Alternatives: crashed
 """
 
 from types import SimpleNamespace

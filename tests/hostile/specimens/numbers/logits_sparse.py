@@ -1,7 +1,6 @@
 """Gives sparse logits.
 
 Expected: malformed_output
-Alternatives: crashed
 """
 
 from types import SimpleNamespace

@@ -1,0 +1,30 @@
+"""Fills /tmp, and raises another error for it.
+
+Expected: resource_limit
+Alternatives: out_of_memory (where what is in the folder counts as memory first)
+Sandbox: docker
+"""
+
+from types import SimpleNamespace
+
+import torch.nn.functional as F
+
+
+def inner_steps(model, data_iterator, optimizer, num_steps, device):
+    if num_steps > 2:
+        try:
+            with open("/tmp/full", "wb") as file:
+                while True:
+                    file.write(bytes(10**6))
+        except OSError as error:
+            raise RuntimeError("the cache is not what it should be") from error
+    total_tokens = 0
+    for step in range(num_steps):
+        batch = next(data_iterator).to(device)
+        logits = model(batch[:, :-1])
+        loss = F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        total_tokens += batch.numel()
+    return SimpleNamespace(final_logits=logits.detach(), total_tokens=total_tokens, final_loss=loss.item())

@@ -1,0 +1,30 @@
+"""Ends the process by a thread while the runner waits for the data.
+
+Expected: crashed
+"""
+
+import os
+import threading
+import time
+from types import SimpleNamespace
+
+import torch.nn.functional as F
+
+
+def leave():
+    time.sleep(0.05)
+    os._exit(0)
+
+
+def inner_steps(model, data_iterator, optimizer, num_steps, device):
+    total_tokens = 0
+    for step in range(num_steps):
+        batch = next(data_iterator).to(device)
+        logits = model(batch[:, :-1])
+        loss = F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        total_tokens += batch.numel()
+    threading.Thread(target=leave).start()
+    return SimpleNamespace(final_logits=logits.detach(), total_tokens=total_tokens, final_loss=loss.item())

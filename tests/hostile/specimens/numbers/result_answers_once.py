@@ -1,0 +1,29 @@
+"""Answers each question once, rightly, and then with rubbish.
+
+Expected: passed
+
+Each is asked once.
+"""
+
+import torch.nn.functional as F
+
+
+class Once:
+    def __init__(self, **values):
+        self.values = values
+
+    def __getattr__(self, name):
+        return self.__dict__["values"].pop(name, "rubbish")
+
+
+def inner_steps(model, data_iterator, optimizer, num_steps, device):
+    total_tokens = 0
+    for step in range(num_steps):
+        batch = next(data_iterator).to(device)
+        logits = model(batch[:, :-1])
+        loss = F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        total_tokens += batch.numel()
+    return Once(final_logits=logits.detach(), total_tokens=total_tokens, final_loss=loss.item())
