@@ -20,7 +20,9 @@ from services.evaluator.machine import place
 from services.evaluator.sandbox import Provider
 from services.verifier.judge import judge
 from shared import hparams
+from shared.admission import InvalidSubmission, check_source
 from shared.evidence import Evidence
+from shared.faults import Failure
 from shared.hparams import Hparams
 from tests.hostile.specimen import NO_GAIN, PASSED, Specimen
 
@@ -118,7 +120,11 @@ class Corpus:
         return open_bench(self.provider, parameters, place(parameters.sandbox.cpus), None)
 
     def _all_runs(self, bench: Bench, source: bytes, left: list[str]) -> tuple[str, str, str]:
-        """Code, detail and log of the first run that fails, or of the last one."""
+        """Code, detail and log of the first run that fails, or of the last one. What ingest refuses is not run."""
+        try:
+            check_source(source, max_bytes=bench.hparams.max_code_bytes)
+        except InvalidSubmission as error:
+            return str(Failure.INVALID_SUBMISSION), str(error), ""
         for secret in self._draws(bench):
             code, measured = self._one_run(bench, source, secret, left)
             detail = code[1] or measured.detail

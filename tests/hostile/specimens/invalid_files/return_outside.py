@@ -1,7 +1,6 @@
 """Returns outside of a function, which only compiling notices.
 
 Expected: invalid_submission
-Alternatives: crashed
 """
 
 from types import SimpleNamespace
