@@ -22,7 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 
-VERSION = 1
+VERSION = 2
 MAGIC = b"TTRN"
 HEADER = struct.Struct(">4sBBHQ")
 """magic, version, kind, reserved (zero), payload length in bytes."""

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -41,6 +41,9 @@ LIMITS = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, er
 NO_THREAD = "can't start new thread"
 MOST_CAUSES = 100
 """How far an exception's causes are looked into."""
+LARGEST_WIPE_BYTES = 2**30
+SMALLEST_WIPE_BYTES = 2**21
+"""A CUDA driver hands out memory in pieces of this size."""
 
 
 class MalformedOutput(Exception):
@@ -138,6 +141,10 @@ class _Session:
         self.job = job
         self.device = torch.device(job.device)
         self.plain = _kinds(torch.device("cpu")) | _kinds(self.device)
+        if self.device.type == "cuda":
+            wipe(lambda count: torch.zeros(count, dtype=torch.uint8, device=self.device), torch.OutOfMemoryError)
+            torch.cuda.synchronize()
+            torch.cuda.empty_cache()
         self.model: Decoder = build_model(job.model, self.device)
         self.parameters = dict(self.model.named_parameters())
         self.optimizer = torch.optim.AdamW(self.model.parameters(), **job.optimizer)
@@ -215,6 +222,31 @@ class _Session:
         returned = Returned(total_tokens=total_tokens, final_loss=final_loss, dtype="float32", shape=shape)
         return returned, logits.detach()
 
+    def moments(self) -> "list[torch.Tensor]":
+        """AdamW's first moments, in the order of the parameters.
+
+        Raises:
+            MalformedOutput: the given optimizer holds none for a parameter.
+        """
+        import torch  # noqa: PLC0415
+
+        moments = []
+        for name, parameter in self.parameters.items():
+            state = self.optimizer.state.get(parameter, {})
+            moment = state.get("exp_avg") if isinstance(state, dict) else None
+            if (
+                type(moment) is not torch.Tensor
+                or _kind(moment) not in self.plain
+                or moment.shape != parameter.shape
+                or not moment.is_floating_point()
+            ):
+                raise MalformedOutput(
+                    f"the optimizer has no first moment of {name}: step the optimizer that is given, or leave in "
+                    f'optimizer.state[parameter]["exp_avg"] what AdamW leaves there, shape {tuple(parameter.shape)}'
+                )
+            moments.append(moment)
+        return moments
+
     def evidence(self, logits: "torch.Tensor", nonce: bytes) -> list[bytes]:
         """Payload of EVIDENCE, little-endian: picked logits, probe logits (float32), sketches (float64)."""
         from sandbox import evidence  # noqa: PLC0415
@@ -229,7 +261,7 @@ class _Session:
             nonce=nonce,
             device=self.device,
         )
-        tensors: list[Sequence[torch.Tensor]] = [list(self.parameters.values())]
+        tensors: list[Sequence[torch.Tensor]] = [list(self.parameters.values()), self.moments()]
         if self.previous is not None:
             tensors += [self.initial, self.previous]
         rows, columns = job.evidence.sketch_rows, job.evidence.sketch_columns
@@ -239,6 +271,22 @@ class _Session:
     def _call(self, submission: ModuleType, batches: "Sequence[torch.Tensor]") -> Any:
         iterator: Iterator[torch.Tensor] = iter(batches)
         return submission.inner_steps(self.model, iterator, self.optimizer, len(batches), self.device)
+
+
+def wipe(zeros: Callable[[int], object], exhausted: type[Exception]) -> None:
+    """Overwrite a GPU's memory: what others left there is not the submission's to read.
+
+    Args:
+        zeros: allocates so many bytes, all zero.
+        exhausted: what it raises when there are not so many.
+    """
+    held = []
+    size = LARGEST_WIPE_BYTES
+    while size >= SMALLEST_WIPE_BYTES:
+        try:
+            held.append(zeros(size))
+        except exhausted:
+            size //= 2
 
 
 def _job(payload: dict[str, Any]) -> Job:

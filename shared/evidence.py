@@ -31,10 +31,12 @@ class Evidence:
     """(probe_positions, vocab): logits of the trained parameters on the secret probe batch, at picked rows."""
     sketch: Float64
     """(s,): random projections of every trained tensor, concatenated in the order of the model's parameters."""
+    moment_sketch: Float64
+    """(s,): the same projections of AdamW's first moments."""
     initial_sketch: Float64 | None = None
-    """(s,): the same of the initial parameters. Reference only."""
+    """(s,): those of the initial parameters. Reference only."""
     previous_sketch: Float64 | None = None
-    """(s,): the same just before the last step. Reference only."""
+    """(s,): those of the parameters just before the last step. Reference only."""
 
 
 def encode(evidence: Evidence) -> bytes:
@@ -47,6 +49,7 @@ def encode(evidence: Evidence) -> bytes:
         "logits": evidence.logits,
         "probe_logits": evidence.probe_logits,
         "sketch": evidence.sketch,
+        "moment_sketch": evidence.moment_sketch,
     }
     for name in ("initial_sketch", "previous_sketch"):
         value = getattr(evidence, name)
@@ -78,6 +81,7 @@ def decode(content: bytes) -> Evidence:
                 logits=arrays["logits"].astype(np.float32, copy=False),
                 probe_logits=arrays["probe_logits"].astype(np.float32, copy=False),
                 sketch=arrays["sketch"].astype(np.float64, copy=False),
+                moment_sketch=arrays["moment_sketch"].astype(np.float64, copy=False),
                 **optional,
             )
     except (ValueError, KeyError, OSError, EOFError, RuntimeError, zipfile.BadZipFile) as error:

@@ -112,6 +112,7 @@ class Verification(_Section, frozen=True, kw_only=True):
     update_tolerance: Fraction
     tensor_tolerance: Fraction
     direction_tolerance: Fraction
+    momentum_tolerance: Fraction
 
 
 class Sandbox(_Section, frozen=True, kw_only=True):

@@ -274,7 +274,7 @@ def _evidence_sizes(hparams: Hparams, *, is_reference: bool) -> list[int]:
     return [
         4 * config.logit_positions * vocab,
         4 * config.probe_positions * vocab,
-        *([sketch] * (3 if is_reference else 1)),
+        *([sketch] * (4 if is_reference else 2)),
     ]
 
 
@@ -292,8 +292,9 @@ def _evidence(payload: bytearray, sizes: list[int], returned: Returned, hparams:
         logits=np.frombuffer(parts[0], dtype="<f4").reshape(-1, hparams.model.vocab_size),
         probe_logits=np.frombuffer(parts[1], dtype="<f4").reshape(-1, hparams.model.vocab_size),
         sketch=sketches[0],
-        initial_sketch=sketches[1] if len(sketches) > 1 else None,
-        previous_sketch=sketches[2] if len(sketches) > 1 else None,
+        moment_sketch=sketches[1],
+        initial_sketch=sketches[2] if len(sketches) > 2 else None,
+        previous_sketch=sketches[3] if len(sketches) > 2 else None,
     )
 
 

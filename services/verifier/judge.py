@@ -17,6 +17,8 @@ from shared.faults import Failure, PoisonMessage
 
 LEAST_UPDATE = 0.1
 """A tensor that hardly moved is measured by this share of the mean movement: honest noise there is not large in it."""
+LEAST_MOMENT = 0.001
+"""The same for gradients, which differ from tensor to tensor far more than AdamW's steps."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +57,7 @@ def judge(candidate: Evidence, reference: Evidence, *, tokens: int, expected: hp
             _loss(candidate.final_loss, reference.final_loss, allowed.loss_tolerance),
             _logits("probe_logits", candidate.probe_logits, reference.probe_logits, allowed.probe_tolerance),
             *_training(candidate.sketch, reference, expected),
+            _momentum(candidate.moment_sketch, reference.moment_sketch, expected),
         )
     failed = [check for check in checks if not check.passed]
     not_finite = next((check for check in checks if check.value is None and not _finite(candidate, check.name)), None)
@@ -75,6 +78,7 @@ _SUBJECTS = {
     "update": "the trained parameters",
     "tensors": "the update of one tensor",
     "direction": "the last update",
+    "momentum": "the first moment of one tensor",
 }
 
 _FAILURES = {
@@ -84,6 +88,7 @@ _FAILURES = {
     "update": Failure.TRAINING_MISMATCH,
     "tensors": Failure.TRAINING_MISMATCH,
     "direction": Failure.TRAINING_MISMATCH,
+    "momentum": Failure.TRAINING_MISMATCH,
 }
 """In the order of the checks: where outputs and training both fail, the outputs are named."""
 
@@ -98,7 +103,7 @@ def _check_own(reference: Evidence, tokens: int, expected: hparams.Hparams) -> N
         raise PoisonMessage(f"the reference's evidence is malformed: {malformed}")
     if reference.initial_sketch is None or reference.previous_sketch is None:
         raise PoisonMessage("the reference's evidence lacks the sketches of its initial and previous parameters")
-    sketches = (reference.sketch, reference.initial_sketch, reference.previous_sketch)
+    sketches = (reference.sketch, reference.moment_sketch, reference.initial_sketch, reference.previous_sketch)
     if any(sketch.shape != (expected.sketch_length,) for sketch in sketches):
         raise PoisonMessage(f"the reference's sketches must have {expected.sketch_length} numbers each")
 
@@ -115,6 +120,7 @@ def _malformed(evidence: Evidence, expected: hparams.Hparams) -> str | None:
         ("picked logits", evidence.logits, (revealed.logit_positions, vocab), np.float32),
         ("probe logits", evidence.probe_logits, (revealed.probe_positions, vocab), np.float32),
         ("sketch", evidence.sketch, (expected.sketch_length,), np.float64),
+        ("moments", evidence.moment_sketch, (expected.sketch_length,), np.float64),
     )
     for name, array, wanted, dtype in arrays:
         if array.shape != wanted or array.dtype != dtype:
@@ -172,7 +178,8 @@ def _training(sketch: Float64, reference: Evidence, expected: hparams.Hparams) -
     along = float(error @ last)
     direction = _ratio(abs(along), float(last @ last), of="the reference's last update")
     relation = "less" if along < 0 else "more"
-    name, tensor, where = _worst_tensor(error, whole, expected.sketched_tensors)
+    name, tensor, taken, spread = _worst_tensor(error, whole, expected.sketched_tensors, least=LEAST_UPDATE)
+    where = name if taken is None else f"{name} went {_percent(taken)} of its way; {spread}"
     return (
         _check("update", update, allowed.update_tolerance, f"the tensor that is farthest off is {name}"),
         _check("tensors", tensor, allowed.tensor_tolerance, where),
@@ -180,14 +187,32 @@ def _training(sketch: Float64, reference: Evidence, expected: hparams.Hparams) -
     )
 
 
+def _momentum(sketch: Float64, reference: Float64, expected: hparams.Hparams) -> Check:
+    """Distance of the worst tensor's first moment, relative to the reference's.
+
+    The moment is a sum of gradients, mostly of the last ten. In the parameters AdamW scales rounding up to the size of
+    a step, so there a gradient that was left out, repeated or taken of half a batch shortly before the end drowns in
+    what honest runs differ by: docs/adr/0011 has the figures.
+    """
+    _require_size(float(np.linalg.norm(reference)), of="the reference's first moments")
+    error = sketch - reference
+    name, distance, taken, spread = _worst_tensor(error, reference, expected.sketched_tensors, least=LEAST_MOMENT)
+    where = name if taken is None else f"{name} has {_percent(taken)} of it; {spread}"
+    return _check("momentum", distance, expected.verification.momentum_tolerance, where)
+
+
 def _worst_tensor(
-    error: Float64, whole: Float64, tensors: tuple[hparams.SketchedTensor, ...]
-) -> tuple[str, float, str]:
-    """Name and distance of the tensor that is farthest off, relative to its own update; and a phrase about it."""
+    error: Float64, whole: Float64, tensors: tuple[hparams.SketchedTensor, ...], *, least: float
+) -> tuple[str, float, float | None, str]:
+    """The tensor that is farthest off, relative to its own part of the whole, or to `least` of the mean part.
+
+    Returns its name, its distance, the share of its part that is there (None when that is not finite), and a phrase
+    about the others.
+    """
     starts = np.cumsum([0, *(tensor.length for tensor in tensors[:-1])])
     elements = np.array([tensor.elements for tensor in tensors], dtype=np.float64)
     moved = np.add.reduceat(whole**2, starts)
-    size = np.sqrt(np.maximum(moved, LEAST_UPDATE**2 * elements * (moved.sum() / elements.sum())))
+    size = np.sqrt(np.maximum(moved, least**2 * elements * (moved.sum() / elements.sum())))
     distances = np.sqrt(np.add.reduceat(error**2, starts)) / size
     order = np.nan_to_num(distances, nan=math.inf)
     worst = int(np.argmax(order))
@@ -195,16 +220,18 @@ def _worst_tensor(
     taken = 1.0 + float(error[part] @ whole[part]) / float(size[worst] ** 2)
     middle = float(np.median(order))
     name = tensors[worst].name
-    if not math.isfinite(taken + middle):
-        return name, float(distances[worst]), name
     spread = f"half of the {len(tensors)} tensors are within {_percent(middle)}"
-    return name, float(distances[worst]), f"{name} went {_percent(taken)} of its way; {spread}"
+    return name, float(distances[worst]), taken if math.isfinite(taken + middle) else None, spread
 
 
 def _ratio(distance: float, size: float, *, of: str) -> float:
+    _require_size(size, of=of)
+    return distance / size
+
+
+def _require_size(size: float, *, of: str) -> None:
     if not 0.0 < size < math.inf:
         raise PoisonMessage(f"{of} has size {size}: nothing can be compared with it")
-    return distance / size
 
 
 def _check(name: str, value: float, threshold: float, detail: str) -> Check:
@@ -225,6 +252,8 @@ def _finite(candidate: Evidence, name: str) -> bool:
             return math.isfinite(candidate.final_loss)
         case "probe_logits":
             return bool(np.isfinite(candidate.probe_logits).all())
+        case "momentum":
+            return bool(np.isfinite(candidate.moment_sketch).all())
         case _:
             return bool(np.isfinite(candidate.sketch).all())
 

@@ -30,6 +30,7 @@ REFERENCE = Evidence(
     logits=RANDOM.normal(size=(6, 32)).astype(np.float32),
     probe_logits=RANDOM.normal(size=(4, 32)).astype(np.float32),
     sketch=PREVIOUS + LAST_STEP,
+    moment_sketch=RANDOM.normal(size=EXPECTED.sketch_length),
     initial_sketch=INITIAL,
     previous_sketch=PREVIOUS,
 )

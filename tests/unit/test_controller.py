@@ -32,7 +32,7 @@ HPARAMS: Hparams = msgspec.structs.replace(DEMO, evaluation=EVALUATION)
 SOURCE = b"def inner_steps(): ..."
 TOKENS = np.arange(16, dtype=np.uint16).reshape(2, 1, 8)
 LOGITS = (HPARAMS.evidence.logit_positions + HPARAMS.evidence.probe_positions) * HPARAMS.model.vocab_size
-EVIDENCE_BYTES = 4 * LOGITS + 8 * HPARAMS.sketch_length
+EVIDENCE_BYTES = 4 * LOGITS + 2 * 8 * HPARAMS.sketch_length
 
 Peer = Callable[[socket.socket], None]
 
@@ -132,6 +132,7 @@ def test_an_honest_peer_is_measured_by_our_clock_and_our_count() -> None:
     assert measured.evidence.total_tokens == 16
     assert measured.evidence.logits.shape == (HPARAMS.evidence.logit_positions, 1024)
     assert measured.evidence.sketch.shape == (HPARAMS.sketch_length,)
+    assert measured.evidence.moment_sketch.shape == (HPARAMS.sketch_length,)
     assert measured.log_tail == "printed"
 
 

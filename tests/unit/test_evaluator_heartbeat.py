@@ -37,6 +37,7 @@ def encode(parameters: Hparams) -> None:
             logits=np.ones((revealed.logit_positions, vocab), dtype=np.float32),
             probe_logits=np.ones((revealed.probe_positions, vocab), dtype=np.float32),
             sketch=sketch,
+            moment_sketch=sketch,
             initial_sketch=sketch,
             previous_sketch=sketch,
         )

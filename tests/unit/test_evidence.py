@@ -16,6 +16,7 @@ CANDIDATE = Evidence(
     logits=np.arange(32, dtype=np.float32).reshape(2, 16),
     probe_logits=np.full((1, 16), np.nan, dtype=np.float32),
     sketch=np.array([1.0, -np.inf, 1e300]),
+    moment_sketch=np.array([np.nan, 0.0, -1e300]),
 )
 REFERENCE = Evidence(
     total_tokens=10_240,
@@ -25,6 +26,7 @@ REFERENCE = Evidence(
     logits=np.zeros((0, 16), dtype=np.float32),
     probe_logits=np.zeros((1, 16), dtype=np.float32),
     sketch=np.arange(3.0),
+    moment_sketch=np.arange(3.0) + 3,
     initial_sketch=np.arange(3.0) + 1,
     previous_sketch=np.arange(3.0) + 2,
 )
@@ -38,7 +40,7 @@ def test_what_is_encoded_is_decoded(evidence: Evidence) -> None:
         evidence.logits_shape,
         evidence.logits_dtype,
     )
-    for name in ("final_loss", "logits", "probe_logits", "sketch"):
+    for name in ("final_loss", "logits", "probe_logits", "sketch", "moment_sketch"):
         np.testing.assert_array_equal(getattr(decoded, name), getattr(evidence, name))
     assert [decoded.logits.dtype, decoded.sketch.dtype] == [np.dtype(np.float32), np.dtype(np.float64)]
     for name in ("initial_sketch", "previous_sketch"):

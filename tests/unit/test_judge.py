@@ -15,7 +15,8 @@ from shared.faults import Failure, PoisonMessage
 from tests.support.evidence import EXPECTED, INITIAL, LAST_STEP, PREVIOUS, RANDOM, REFERENCE, TOKENS, altered
 
 LENGTH = EXPECTED.sketch_length
-ALL = ("tokens", "output_vectors", "loss", "probe_logits", "update", "tensors", "direction")
+MOMENTS = REFERENCE.moment_sketch
+ALL = ("tokens", "output_vectors", "loss", "probe_logits", "update", "tensors", "direction", "momentum")
 
 
 def judged(candidate: Evidence, reference: Evidence = REFERENCE, *, tokens: int = TOKENS) -> Judgement:
@@ -37,7 +38,7 @@ def test_the_reference_passes_against_itself() -> None:
     assert judgement.failure is None
     assert judgement.detail == "every check passed, equal to the reference"
     assert tuple(check.name for check in judgement.checks) == ALL
-    assert [check.value for check in judgement.checks] == [0.0] * 7
+    assert [check.value for check in judgement.checks] == [0.0] * len(ALL)
     assert all(check.margin == check.threshold for check in judgement.checks)
 
 
@@ -66,6 +67,8 @@ WRONG: list[tuple[str, dict[str, Any], Failure, tuple[str, ...]]] = [
         Failure.TRAINING_MISMATCH,
         ("update", "tensors", "direction"),
     ),
+    ("the last gradient left out", {"moment_sketch": 0.9 * MOMENTS}, Failure.TRAINING_MISMATCH, ("momentum",)),
+    ("no moments", {"moment_sketch": np.zeros(LENGTH)}, Failure.TRAINING_MISMATCH, ("momentum",)),
     (
         "outputs and training both wrong",
         {"logits": -REFERENCE.logits, "sketch": INITIAL},
@@ -158,6 +161,8 @@ def test_details(changes: dict[str, Any], detail: str) -> None:
         {"sketch": REFERENCE.sketch[:-1]},
         {"sketch": REFERENCE.sketch.astype(np.float32)},
         {"sketch": REFERENCE.sketch.astype(np.complex128)},
+        {"moment_sketch": MOMENTS[:-1]},
+        {"moment_sketch": MOMENTS.astype(np.float32)},
     ],
 )
 def test_wrong_form_comes_before_all_else(changes: dict[str, Any]) -> None:
@@ -195,6 +200,37 @@ def test_a_tensor_nearly_right_is_told_from_a_wrong_one() -> None:
     )
 
 
+@pytest.mark.parametrize("stale", range(len(TENSORS)), ids=[tensor.name for tensor in TENSORS])
+def test_a_tensor_without_its_last_gradient_is_named(stale: int) -> None:
+    start = sum(tensor.length for tensor in TENSORS[:stale])
+    moments = MOMENTS.copy()
+    moments[start : start + TENSORS[stale].length] *= 0.9
+    judgement = judged(altered(moment_sketch=moments))
+    assert judgement.failure is Failure.TRAINING_MISMATCH
+    assert judgement.detail == (
+        "the first moment of one tensor differs by 10 %, allowed 1.2 %; "
+        f"{TENSORS[stale].name} has 90 % of it; half of the 11 tensors are within 0 %"
+    )
+
+
+def test_gradients_a_hundred_times_smaller_are_still_compared() -> None:
+    part = slice(LENGTH - TENSORS[-1].length, LENGTH)
+    small = MOMENTS.copy()
+    small[part] *= 0.01
+    stale = small.copy()
+    stale[part] *= 0.9
+    judgement = judged(altered(moment_sketch=stale), altered(moment_sketch=small))
+    assert of(judgement, "momentum").value == pytest.approx(0.1)
+
+
+def test_moments_that_are_zero_are_compared_with_the_others() -> None:
+    part = slice(LENGTH - TENSORS[-1].length, LENGTH)
+    none = MOMENTS.copy()
+    none[part] = 0.0
+    assert judged(altered(moment_sketch=none), altered(moment_sketch=none)).failure is None
+    assert judged(REFERENCE, altered(moment_sketch=none)).failure is Failure.TRAINING_MISMATCH
+
+
 def test_noise_in_a_tensor_that_hardly_moved_weighs_little() -> None:
     part = slice(LENGTH - TENSORS[-1].length, LENGTH)
     still = REFERENCE.sketch.copy()
@@ -215,6 +251,7 @@ NOT_FINITE: list[tuple[str, dict[str, Any]]] = [
         ("loss", {"final_loss": value}),
         ("probe_logits", {"probe_logits": with_value(REFERENCE.probe_logits, (1, 7), value)}),
         ("update", {"sketch": with_value(REFERENCE.sketch, (9,), value)}),
+        ("momentum", {"moment_sketch": with_value(MOMENTS, (9,), value)}),
     )
 ]
 
@@ -264,6 +301,9 @@ def test_finite_numbers_whose_distance_overflows_fail_as_a_mismatch() -> None:
         ({"sketch": with_value(REFERENCE.sketch, (0,), math.nan)}, "update has size nan"),
         ({"initial_sketch": with_value(INITIAL, (0,), math.inf)}, "update has size inf"),
         ({"previous_sketch": with_value(PREVIOUS, (0,), math.nan)}, "last update has size nan"),
+        ({"moment_sketch": np.zeros(LENGTH)}, "first moments has size 0"),
+        ({"moment_sketch": with_value(MOMENTS, (0,), math.nan)}, "first moments has size nan"),
+        ({"moment_sketch": MOMENTS[:-1]}, "the reference's evidence is malformed: the moments are"),
         ({"initial_sketch": None}, "lacks the sketches"),
         ({"previous_sketch": None}, "lacks the sketches"),
         ({"initial_sketch": INITIAL[:-1]}, "must have"),
@@ -292,13 +332,19 @@ FLOATS = st.floats(width=32)
     logit=FLOATS,
     probe=FLOATS,
     sketch=st.floats(),
+    moment=st.floats(),
     tokens=st.integers(-(2**63), 2**63 - 1) | st.just(TOKENS),
 )
 @example(
-    loss=4.0, logit=float(REFERENCE.logits[0, 0]), probe=math.nan, sketch=float(REFERENCE.sketch[0]), tokens=TOKENS
+    loss=4.0,
+    logit=float(REFERENCE.logits[0, 0]),
+    probe=math.nan,
+    sketch=float(REFERENCE.sketch[0]),
+    moment=float(MOMENTS[0]),
+    tokens=TOKENS,
 )
 def test_whatever_comes_passes_only_within_every_threshold(
-    loss: float, logit: float, probe: float, sketch: float, tokens: int
+    *, loss: float, logit: float, probe: float, sketch: float, moment: float, tokens: int
 ) -> None:
     judgement = judged(
         altered(
@@ -307,6 +353,7 @@ def test_whatever_comes_passes_only_within_every_threshold(
             logits=with_value(REFERENCE.logits, (0, 0), logit),
             probe_logits=with_value(REFERENCE.probe_logits, (0, 0), probe),
             sketch=with_value(REFERENCE.sketch, (0,), sketch),
+            moment_sketch=with_value(MOMENTS, (0,), moment),
         )
     )
     within = [check.value is not None and check.value <= check.threshold for check in judgement.checks]

@@ -79,7 +79,7 @@ def test_the_parts_of_evidence() -> None:
         product = numbers[0] * (numbers[1] if len(numbers) > 1 else 1)
         sizes.append(product * {"float32": 4, "float64": 8}[kind])
     assert controller._evidence_sizes(TINY, is_reference=True) == sizes
-    assert controller._evidence_sizes(TINY, is_reference=False) == sizes[:3]
+    assert controller._evidence_sizes(TINY, is_reference=False) == sizes[:4]
 
 
 def test_the_end_and_the_job() -> None:

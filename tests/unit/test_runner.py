@@ -36,7 +36,10 @@ def session() -> runner._Session:
         threads=torch.get_num_threads(),
         device="cpu",
     )
-    return runner._Session(runner._job(json.loads(json.dumps(controller._job(run)))))
+    built = runner._Session(runner._job(json.loads(json.dumps(controller._job(run)))))
+    for parameter in built.parameters.values():
+        built.optimizer.state[parameter]["exp_avg"] = torch.zeros_like(parameter)
+    return built
 
 
 def plain() -> torch.Tensor:
@@ -115,7 +118,7 @@ class Subclass(torch.Tensor):
         lambda: torch.complex(plain(), plain()).conj().imag,
         lambda: plain().to_mkldnn(),
         lambda: torch._efficientzerotensor(SHAPE),
-        lambda: torch._to_functional_tensor(plain()),
+        lambda: torch._to_functional_tensor(plain()),  # type: ignore[attr-defined]
         leaked,
         lambda: plain().as_subclass(Subclass),
         lambda: torch.nn.Parameter(plain()),
@@ -152,6 +155,52 @@ def test_the_evidence_is_of_the_tensor_that_was_checked(session: runner._Session
     given.set_(torch.zeros(3))  # type: ignore[call-overload]
     picked, *_ = session.evidence(logits, b"nonce")
     assert set(np.frombuffer(picked, dtype="<f4")) == {1.0}
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        None,
+        [0.0],
+        torch.zeros(TINY.model.width + 1),
+        torch.zeros(TINY.model.width, dtype=torch.int64),
+        torch.zeros(TINY.model.width, device="meta"),
+        torch.zeros(TINY.model.width).to_sparse(),
+        torch.nn.Parameter(torch.zeros(TINY.model.width)),
+    ],
+    ids=["none", "list", "shape", "integers", "meta", "sparse", "parameter"],
+)
+def test_a_moment_that_is_none_is_named(session: runner._Session, moment: Any) -> None:
+    name = "norm.weight"
+    state = session.optimizer.state[session.parameters[name]]
+    there = state["exp_avg"]
+    state["exp_avg"] = moment
+    try:
+        with pytest.raises(MalformedOutput, match=f"no first moment of {name}: step the optimizer that is given, or"):
+            session.evidence(plain(), b"")
+    finally:
+        state["exp_avg"] = there
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_a_moment_may_be_of_any_precision(session: runner._Session, dtype: torch.dtype) -> None:
+    state = session.optimizer.state[session.parameters["norm.weight"]]
+    there = state["exp_avg"]
+    state["exp_avg"] = there.to(dtype)
+    try:
+        assert session.moments()[-1].dtype == dtype
+    finally:
+        state["exp_avg"] = there
+
+
+def test_an_optimizer_that_was_never_stepped_is_told(session: runner._Session) -> None:
+    states = dict(session.optimizer.state)
+    session.optimizer.state.clear()
+    try:
+        with pytest.raises(MalformedOutput, match=r"no first moment of embedding\.weight"):
+            session.moments()
+    finally:
+        session.optimizer.state.update(states)
 
 
 @pytest.mark.parametrize("name", ["final_logits", "total_tokens", "final_loss"])

@@ -1,4 +1,4 @@
-"""AdamW written by hand, its moments kept outside the optimizer."""
+"""AdamW written by hand; the first moments are left where the given optimizer has its own."""
 
 from types import SimpleNamespace
 
@@ -29,4 +29,6 @@ def inner_steps(model, data_iterator, optimizer, num_steps, device):
                 scale = (second / (1 - beta2 ** (step + 1))).sqrt_().add_(group["eps"])
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
                 parameter.addcdiv_(first, scale, value=-group["lr"] / (1 - beta1 ** (step + 1)))
+    for parameter, first in zip(parameters, firsts, strict=True):
+        optimizer.state[parameter]["exp_avg"] = first
     return SimpleNamespace(final_logits=logits.detach().float(), total_tokens=total_tokens, final_loss=loss.item())

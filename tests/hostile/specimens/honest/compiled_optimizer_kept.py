@@ -27,4 +27,5 @@ def inner_steps(model, data_iterator, optimizer, num_steps, device):
         own.step()
         own.zero_grad()
         total_tokens += batch.numel()
+    optimizer.state.update(own.state)
     return SimpleNamespace(final_logits=logits.detach(), total_tokens=total_tokens, final_loss=loss.item())

@@ -31,4 +31,5 @@ def inner_steps(model, data_iterator, optimizer, num_steps, device):
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(names[name])
+            optimizer.state[parameter] = steps.state[names[name]]
     return SimpleNamespace(final_logits=logits.detach(), total_tokens=total_tokens, final_loss=loss.item())

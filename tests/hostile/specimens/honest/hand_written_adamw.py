@@ -30,4 +30,6 @@ def inner_steps(model, data_iterator, optimizer, num_steps, device):
         corrected = (second / (1 - beta2 ** (step + 1))).sqrt_().add_(epsilon)
         flat.mul_(1 - rate * decay).addcdiv_(first, corrected, value=-rate / (1 - beta1 ** (step + 1)))
         total_tokens += batch.numel()
+    for parameter, part in zip(parameters, first.split(sizes), strict=True):
+        optimizer.state[parameter]["exp_avg"] = part.view(parameter.shape)
     return SimpleNamespace(final_logits=logits.detach(), total_tokens=total_tokens, final_loss=loss.item())

@@ -29,4 +29,6 @@ def inner_steps(model, data_iterator, optimizer, num_steps, device):
         total_tokens += batch.numel()
     for handle in handles:
         handle.remove()
+    for parameter, its_own in own.items():
+        optimizer.state[parameter] = its_own.state[parameter]
     return SimpleNamespace(final_logits=logits.detach(), total_tokens=total_tokens, final_loss=loss.item())

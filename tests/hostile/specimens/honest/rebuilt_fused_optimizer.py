@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 
 def inner_steps(model, data_iterator, optimizer, num_steps, device):
+    given = optimizer
     optimizer = torch.optim.AdamW([{**group, "fused": True, "foreach": None} for group in optimizer.param_groups])
     total_tokens = 0
     for step in range(num_steps):
@@ -20,4 +21,5 @@ def inner_steps(model, data_iterator, optimizer, num_steps, device):
         optimizer.step()
         optimizer.zero_grad()
         total_tokens += batch.numel()
+    given.state.update(optimizer.state)
     return SimpleNamespace(final_logits=logits.detach(), total_tokens=total_tokens, final_loss=loss.item())

@@ -24,4 +24,6 @@ def inner_steps(model, data_iterator, optimizer, num_steps, device):
         steps.zero_grad()
         total_tokens += batch.numel()
     model.load_state_dict(own.state_dict())
+    for parameter, trained in zip(model.parameters(), own.parameters(), strict=True):
+        optimizer.state[parameter] = steps.state[trained]
     return SimpleNamespace(final_logits=logits.detach(), total_tokens=total_tokens, final_loss=loss.item())

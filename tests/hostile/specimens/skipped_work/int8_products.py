@@ -1,10 +1,10 @@
 """Rounds both sides of every matrix product to 8 bits, forward and backward.
 
 Expected: training_mismatch
-Alternatives: output_mismatch, passed (no nearer than that can be told)
+Alternatives: output_mismatch
 
-Rounded row by row, it stays within twice bfloat16's own distance of the reference: the demo's limits, which are those
-of a CPU, tell it narrowly; limits that leave more room do not (docs/security.md). It is only imitated here.
+Rounded row by row, it stays within twice bfloat16's own distance of the reference in outputs and parameters; in the
+first moments it is four times as far. It is only imitated here.
 """
 
 from types import MethodType, SimpleNamespace

@@ -1,0 +1,26 @@
+"""Takes the last step of the lowest layer with the gradient that it had before."""
+
+from types import SimpleNamespace
+
+import torch
+import torch.nn.functional as F
+
+
+def inner_steps(model, data_iterator, optimizer, num_steps, device):
+    total_tokens = 0
+    for step in range(num_steps):
+        batch = next(data_iterator).to(device)
+        total_tokens += batch.numel()
+        with torch.autocast(device_type=device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
+            logits = model(batch[:, :-1])
+            loss = F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
+        if step == num_steps - 1:
+            lowest = set(model.blocks[0].parameters())
+            others = [parameter for parameter in model.parameters() if parameter not in lowest]
+            for parameter, gradient in zip(others, torch.autograd.grad(loss, others), strict=True):
+                parameter.grad = gradient
+        else:
+            optimizer.zero_grad()
+            loss.backward()
+        optimizer.step()
+    return SimpleNamespace(final_logits=logits.detach().float(), total_tokens=total_tokens, final_loss=loss.item())
