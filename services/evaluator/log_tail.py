@@ -31,7 +31,7 @@ class LogTail:
         self._thread.start()
 
     def _drain(self) -> None:
-        with contextlib.suppress(OSError):  # a stream that breaks has ended
+        with contextlib.suppress(OSError, ValueError):  # a stream that breaks, or is closed meanwhile, has ended
             for chunk in self._chunks:
                 self._tail += chunk[-self._limit_bytes :]
                 del self._tail[: -self._limit_bytes]
