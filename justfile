@@ -50,6 +50,12 @@ hostile *arguments:
 calibrate *arguments:
     uv run python -m tests.calibration.calibrate "$@"
 
+# What the sandbox costs against the same loop without it: `just bench [--pairs N] [--hparams FILE] [--json]`
+[group('check')]
+[no-exit-message]
+bench *arguments:
+    uv run python -m tests.benchmarks.overhead "$@"
+
 # Coverage-guided fuzzing of the run protocol, until Ctrl-C; `-max_total_time=300` ends it after so many seconds
 [group('check')]
 fuzz *arguments:
