@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import secrets
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -141,9 +142,14 @@ class PostgresCluster:
         await eventually(up)
 
     def kill(self) -> None:
-        """kill -9."""
+        """kill -9, as a machine that loses its power: a backend left to itself would still write what it was sent."""
         assert self.process is not None
+        of_it = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        children = of_it.read_text().split() if self.process.poll() is None else []
         self.process.kill()
+        for child in children:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(child), signal.SIGKILL)
         self.process.wait()
 
 
