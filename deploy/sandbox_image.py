@@ -1,16 +1,19 @@
 """Builds the sandbox image of this checkout: `python -m deploy.sandbox_image`. It never puts anything else into it.
 
-The base is the usual public one, or, without a registry, Debian packages. Python packages are downloaded on the host,
-with the host's pip and its configuration, so the build itself needs no network and no certificates.
+The base is a public one, named by its digest, or, without a registry, made from Debian's packages of one day. Python
+packages are downloaded on the host, with the host's pip and its configuration, and are taken by their hashes only; so
+the build itself needs no network and no certificates.
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+import tomllib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +22,31 @@ import requests
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 
 from services.evaluator.docker_sandbox import connect
-from services.evaluator.image import CONTENTS, ROOT, image_tag
+from services.evaluator.image import CONTENTS, ROOT, base_tag, image_tag
 from services.evaluator.sandbox import SandboxFault
 
-PUBLIC_BASE = ("python", "3.11-slim-bookworm")
-BASE = ("templar-sandbox-base", "bookworm")
-"""Whatever the base came from, under one name, so that it is made once per machine."""
-BASE_PACKAGES = "python3,python3-venv,python3-dev,g++"
-PYTHON_VERSION = "3.11"
-WHEELS = ROOT / "build" / "sandbox-wheels"
+BASE: dict[str, Any] = tomllib.loads((ROOT / "sandbox/base.toml").read_text())
+PUBLIC_BASE: str = BASE["public"]
+DEBIAN_PACKAGES = ROOT / "sandbox/debian-packages.txt"
+KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+SNAPSHOT = f"http://snapshot.debian.org/archive/debian/{BASE['snapshot']}"
+MIRROR = "http://deb.debian.org/debian"
 MIRROR_VARIABLE = "DEBIAN_MIRROR"
+OCI = "org.opencontainers.image"
+PYTHON_VERSION = "3.11"
+REQUIREMENTS = ROOT / "sandbox/requirements.txt"
+CPU_REQUIREMENTS = ROOT / "sandbox/requirements-cpu.txt"
+CUDA_REQUIREMENTS = ROOT / "sandbox/requirements-cuda.txt"
+WHEELS = ROOT / "build" / "sandbox-wheels"
 SILENCE_SECONDS = 600
 """How long a step of the build may say nothing: unpacking torch with its CUDA libraries takes minutes."""
+ARCHIVE_SECONDS = 10
+"""How long an archive of packages has to answer before another is asked."""
+REFUSED = re.compile(
+    r"^ +(?P<package>\S+) from (?P<source>[^\s#]+).*:\n(?: +Expected .*\n)+ +Got +(?P<sha256>\w+)", re.MULTILINE
+)
+"""What pip says of a file whose hash is not in the list."""
+NOT_FOUND = "No matching distribution found"
 
 
 class BuildError(Exception):
@@ -69,51 +85,131 @@ def ensure_image() -> str:
 
 
 def _base(client: docker.APIClient) -> str:
-    name = ":".join(BASE)
-    if _exists(client, name):
-        return name
-    _say(f"pulling {':'.join(PUBLIC_BASE)}")
+    debian = base_tag()
+    for name in (PUBLIC_BASE, debian):
+        if _exists(client, name):
+            return name
+    _say(f"pulling {PUBLIC_BASE}")
     try:
-        client.pull(*PUBLIC_BASE)
-        client.tag(":".join(PUBLIC_BASE), *BASE)
+        client.pull(PUBLIC_BASE)
     except (APIError, NotFound) as error:
         _say(f"the registry does not give it ({error.explanation or error}): making a base from Debian packages")
-        _bootstrap(client)
-    return name
+        _bootstrap(client, debian)
+        return debian
+    return PUBLIC_BASE
 
 
-def _bootstrap(client: docker.APIClient) -> None:
+def _bootstrap(client: docker.APIClient, name: str) -> None:
     if shutil.which("debootstrap") is None:
         raise BuildError("without a registry the base is made by debootstrap; install it (apt-get install debootstrap)")
+    if not KEYRING.is_file():
+        raise BuildError(f"{KEYRING} is not here to check Debian's signatures (apt-get install debian-archive-keyring)")
     if os.geteuid() != 0:
         raise BuildError("debootstrap must run as root; run this once with sudo")
-    mirror = os.environ.get(MIRROR_VARIABLE)
+    archive = debian_archive()
     with tempfile.TemporaryDirectory(prefix="sandbox-base-") as directory:
         root = Path(directory) / "root"
-        command = ["debootstrap", "--variant=minbase", f"--include={BASE_PACKAGES}", "bookworm", str(root)]
-        _run([*command, mirror] if mirror else command, f"debootstrap failed; {MIRROR_VARIABLE} names another mirror")
+        options = ["--variant=minbase", "--force-check-gpg", f"--keyring={KEYRING}"]
+        command = ["debootstrap", *options, f"--include={','.join(BASE['packages'])}", "bookworm", str(root), archive]
+        _run(command, f"debootstrap failed; {MIRROR_VARIABLE} names another mirror")
+        _compare_packages(_packages(root), archive)
         shutil.rmtree(root / "var/cache/apt/archives")
+        for own in ("etc/hostname", "etc/resolv.conf", "etc/apt/sources.list"):  # this machine's, not the image's
+            (root / own).unlink()
         _say("importing the base")
-        with subprocess.Popen(["tar", "-C", str(root), "-c", "."], stdout=subprocess.PIPE) as tar:
-            client.import_image_from_stream(tar.stdout, *BASE)
+        with subprocess.Popen(["tar", "-C", str(root), "--sort=name", "-c", "."], stdout=subprocess.PIPE) as tar:
+            repository, tag = name.split(":")
+            label = f"LABEL templar.debian-archive={archive}"
+            client.import_image_from_stream(tar.stdout, repository, tag, changes=[label])
         if tar.returncode != 0:
-            client.remove_image(":".join(BASE), force=True)
+            client.remove_image(name, force=True)
             raise BuildError(f"tar of the base failed with exit code {tar.returncode}; is the disk full?")
 
 
+def debian_archive() -> str:
+    """Where Debian's packages come from: what `DEBIAN_MIRROR` names, else the snapshot, else today's archive."""
+    mirror = os.environ.get(MIRROR_VARIABLE)
+    if mirror:
+        return mirror.rstrip("/")
+    try:
+        answer = requests.head(f"{SNAPSHOT}/dists/bookworm/InRelease", timeout=ARCHIVE_SECONDS, allow_redirects=True)
+        answer.raise_for_status()
+    except requests.RequestException as error:
+        _say(f"WARNING: {SNAPSHOT} does not answer ({type(error).__name__}): taking today's packages from {MIRROR}")
+        return MIRROR
+    return SNAPSHOT
+
+
+def _packages(root: Path) -> list[str]:
+    query = ["chroot", str(root), "dpkg-query", "-W", "-f", "${Package} ${Version}\\n"]
+    return subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+def _compare_packages(found: Sequence[str], archive: str) -> None:
+    # No failure: a point release of Debian must not stop a validator whose only mirror has moved on.
+    lines = differences(DEBIAN_PACKAGES.read_text().splitlines(), found)
+    if lines:
+        _say(f"WARNING: {archive} gave other packages than sandbox/debian-packages.txt lists; the image will differ:")
+        for line in lines:
+            _say(f"  {line}")
+
+
+def differences(pinned: Sequence[str], found: Sequence[str]) -> list[str]:
+    """One line for each package whose version, or presence, is not the pinned one. Both lists are `name version`."""
+    wanted, got = (dict(line.split() for line in lines if line) for lines in (pinned, found))
+    return [
+        f"{name}: {got.get(name, 'absent')} instead of {wanted.get(name, 'absent')}"
+        for name in sorted(wanted.keys() | got.keys())
+        if wanted.get(name) != got.get(name)
+    ]
+
+
 def _wheels() -> Path:
-    """The folder with every wheel of requirements.txt for the image's Python, downloaded once."""
-    requirements = ROOT / "sandbox/requirements.txt"
-    kept = WHEELS / "requirements.txt"
-    if kept.is_file() and kept.read_bytes() == requirements.read_bytes():
+    """The folder with every wheel that the image needs and the list that pins them, downloaded once.
+
+    torch is the CPU's build where the host's pip can find that one, else PyPI's.
+    """
+    pinned = b"".join(each.read_bytes() for each in (REQUIREMENTS, CPU_REQUIREMENTS, CUDA_REQUIREMENTS))
+    kept = WHEELS / "pinned.txt"
+    if kept.is_file() and kept.read_bytes() == pinned:
         return WHEELS
     shutil.rmtree(WHEELS, ignore_errors=True)
     WHEELS.mkdir(parents=True)
     _say("downloading torch and what it needs")
-    options = ["--quiet", "--only-binary=:all:", "--python-version", PYTHON_VERSION, "--dest", str(WHEELS)]
-    _run([*_pip(), "download", *options, "-r", str(requirements)], "pip could not download the packages")
-    shutil.copy(requirements, kept)
+    lists = [REQUIREMENTS, CPU_REQUIREMENTS]
+    if not download(CPU_REQUIREMENTS, WHEELS):
+        lists = [REQUIREMENTS, CUDA_REQUIREMENTS]
+    for requirements in lists:
+        if not download(requirements, WHEELS):
+            raise BuildError(f"pip finds no file for the image's Python of a package in sandbox/{requirements.name}")
+    (WHEELS / "requirements.txt").write_text("".join(each.read_text() for each in lists))
+    kept.write_bytes(pinned)
     return WHEELS
+
+
+def download(requirements: Path, wheels: Path) -> bool:
+    """Let the host's pip fetch the wheels of a list, for the image's Python; whether it found them all.
+
+    None is taken that the list does not pin.
+
+    Raises:
+        BuildError: a file is not the pinned one, or pip failed.
+    """
+    options = ["--quiet", "--no-deps", "--require-hashes", "--only-binary=:all:", "--python-version", PYTHON_VERSION]
+    command = [*_pip(), "download", *options, "--dest", str(wheels), "-r", str(requirements)]
+    result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    refused = REFUSED.search(result.stdout)
+    if refused:
+        raise BuildError(
+            f"{refused['package']} from {refused['source']} has the sha256 {refused['sha256']}, which "
+            f"sandbox/{requirements.name} does not allow: an index of this machine's pip serves a build of its own, or "
+            "the file was changed on its way. Let pip take it from pypi.org, or torch without CUDA from "
+            "download.pytorch.org/whl/cpu (`pip config debug` says where pip looks). If you trust this build and want "
+            "an image of your own with it, add its hash to that list"
+        )
+    if result.returncode != 0 and NOT_FOUND not in result.stdout:
+        raise BuildError(f"pip could not download the packages:\n{result.stdout[-2000:]}")
+    return result.returncode == 0
 
 
 def _pip() -> list[str]:
@@ -140,10 +236,13 @@ def _build(client: docker.APIClient, base: str, wheels: Path, tag: str) -> None:
         (context / "wheels").mkdir()
         for wheel in wheels.glob("*.whl"):
             (context / "wheels" / wheel.name).hardlink_to(wheel)
+        shutil.copy(wheels / "requirements.txt", context / "wheels")
+        arguments, labels = _about(base)
         messages = client.build(
             path=directory,
             tag=tag,
-            buildargs={"BASE": base},
+            buildargs={"BASE": base, **arguments},
+            labels=labels,
             # The host's, because an engine may have no bridge; only the public base's compiler comes over it.
             network_mode="host",
             rm=True,
@@ -151,6 +250,17 @@ def _build(client: docker.APIClient, base: str, wheels: Path, tag: str) -> None:
             decode=True,
         )
         _follow(messages)
+
+
+def _about(base: str) -> tuple[dict[str, str], dict[str, str]]:
+    """What the Dockerfile must know of a base, and how the image names it."""
+    name, digest = f"{OCI}.base.name", f"{OCI}.base.digest"
+    if base != PUBLIC_BASE:
+        return {}, {name: base}
+    archive = debian_archive()
+    security = re.sub(r"/debian(/|$)", r"/debian-security\1", archive)
+    labels = {name: BASE["public_name"], digest: base.partition("@")[2]}
+    return {"DEBIAN": archive, "DEBIAN_SECURITY": security}, labels
 
 
 def _follow(messages: Iterator[dict[str, Any]]) -> None:
