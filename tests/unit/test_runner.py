@@ -355,3 +355,21 @@ def test_a_file_that_is_no_python_is_said_to_be_none(
     with pytest.raises(MalformedOutput, match="the file cannot be compiled") as refused:
         runner._load(source)
     assert said in str(refused.value)
+
+
+# --- the GPU's memory ---
+
+
+@pytest.mark.parametrize("there_bytes", [0, 1, 2**21 - 1, 2**21, 5 * 2**30 + 3 * 2**21 + 7])
+def test_all_memory_is_overwritten_but_less_than_a_piece(there_bytes: int) -> None:
+    held: list[int] = []
+
+    def zeros(count: int) -> int:
+        if sum(held) + count > there_bytes:
+            raise torch.OutOfMemoryError
+        held.append(count)
+        return count
+
+    runner.wipe(zeros, torch.OutOfMemoryError)
+    assert there_bytes - sum(held) < runner.SMALLEST_WIPE_BYTES
+    assert len(held) <= there_bytes // runner.LARGEST_WIPE_BYTES + 10
