@@ -35,11 +35,20 @@ HIDDEN = (
     *("/proc/timer_stats", "/sys/devices/virtual/powercap", "/sys/firmware"),
 )
 """Of what the kernel tells everybody: Docker's own list, and the boot parameters and pressure triggers of the host."""
+HOST_TASKS: dict[Runtime, int] = {"runc": 1, "runsc": 16}
+"""How many tasks of the host each process inside may take. gVisor takes some 50 for itself, 6 for an idle process and
+as many as 50 for a busy one, and where it gets no more the whole sandbox dies: honest code must never come near."""
 POLL_SECONDS = 0.02
 OOM_FLAG_SECONDS = 0.5
 SIGNAL_EXIT_CODES = 128
 """A process that signal n ended has the exit code 128 + n."""
 KILLED_EXIT_CODE = SIGNAL_EXIT_CODES + 9
+OOM_EXIT_CODES: dict[Runtime, frozenset[int]] = {
+    "runc": frozenset({KILLED_EXIT_CODE}),
+    "runsc": frozenset({KILLED_EXIT_CODE, 2}),
+}
+"""How a sandbox ends that the kernel killed for its memory. It may take one of gVisor's helpers first, without which
+gVisor gives up."""
 
 _LEFT_BEHIND: set[str] = set()
 """Containers of this process that could not be removed, and may still run."""
@@ -152,15 +161,23 @@ def open_docker(
             return f"ended with exit code {state['ExitCode']} before it connected: {log.text()}"
 
         channel = stack.enter_context(listener.accept(timeout_seconds, died))
-        yield _DockerSandbox(client, container, channel, log)
+        yield _DockerSandbox(client, container, channel, log, OOM_EXIT_CODES[runtime])
 
 
 class _DockerSandbox:
-    def __init__(self, client: docker.APIClient, container: str, channel: socket.socket, log: LogTail) -> None:
+    def __init__(
+        self,
+        client: docker.APIClient,
+        container: str,
+        channel: socket.socket,
+        log: LogTail,
+        oom_exit_codes: frozenset[int],
+    ) -> None:
         self.channel = channel
         self._client = client
         self._container = container
         self._log = log
+        self._oom_exit_codes = oom_exit_codes
         self._ended: Ended | None = None
 
     def wait(self, timeout_seconds: float) -> Ended:
@@ -180,7 +197,7 @@ class _DockerSandbox:
             time.sleep(POLL_SECONDS)
         code = _state(self._client, self._container)["ExitCode"]
         # A child that ran out of memory sets the flag too, but leaves the process itself alive.
-        out_of_memory = code == KILLED_EXIT_CODE and self._has_oom_flag()
+        out_of_memory = code in self._oom_exit_codes and self._has_oom_flag()
         if code > SIGNAL_EXIT_CODES and not out_of_memory and _was_killed(self._client, self._container):
             raise SandboxFault("the container was killed from outside, by somebody or by the engine's own restart")
         return Ended(exit_code=code, out_of_memory=out_of_memory)
@@ -205,7 +222,7 @@ def _create(
         read_only=True,
         cap_drop=["ALL"],
         security_opt=["no-new-privileges", f"seccomp={SECCOMP.read_text()}"],
-        pids_limit=limits.processes,
+        pids_limit=limits.processes * HOST_TASKS[runtime],
         mem_limit=limits.memory_bytes,
         memswap_limit=limits.memory_bytes,
         cpuset_cpus=",".join(map(str, spec.cpus)),

@@ -18,30 +18,28 @@ SECONDS = 240.0
 
 
 @pytest.mark.docker
-def test_the_containment_probe_breaks_nothing(runtime_opener: Opener, sandbox_image: str) -> None:
+def test_the_containment_probe_breaks_nothing(docker_opener: Opener, sandbox_image: str) -> None:
     asked = {
         "memory_bytes": LIMITS.memory_bytes,
         "processes": LIMITS.processes,
-        "gvisor": int(runtime_opener.runtime == "runsc"),
+        "gvisor": int(docker_opener.runtime == "runsc"),
         "tmp_bytes": LIMITS.tmp_bytes,
         "shm_bytes": LIMITS.shm_bytes,
         "tmp_files": interior.TMP_FILES,
         "open_files": interior.OPEN_FILES,
     }
-    assert runtime_opener.runtime is not None
-    is_gvisor = runtime_opener.runtime == "runsc"
-    # Its kernel is itself a program of some hundred threads.
-    spec = make_spec(processes=256) if is_gvisor else make_spec()
+    assert docker_opener.runtime is not None
+    is_gvisor = docker_opener.runtime == "runsc"
     open_probe = functools.partial(
         open_docker,
         image=sandbox_image,
-        runtime=runtime_opener.runtime,
+        runtime=docker_opener.runtime,
         command=("python", "-P", "-c", Path(containment.__file__).read_text(), json.dumps(asked)),
     )
     with socket.socket(socket.AF_UNIX) as outside:
         outside.bind(containment.ABSTRACT_NAME)
         outside.listen()
-        with open_probe(spec, CONNECT_SECONDS) as sandbox:
+        with open_probe(make_spec(), CONNECT_SECONDS) as sandbox:
             sandbox.channel.settimeout(SECONDS)
             with sandbox.channel.makefile("rb") as lines:
                 said = [json.loads(line) for line in lines]

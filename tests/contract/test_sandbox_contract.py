@@ -200,16 +200,19 @@ def test_nothing_is_left_on_the_disk(opener: Opener, short_tmp: Path, fails: boo
 
 def test_a_daemon_does_not_outlive_the_process(opener: Opener) -> None:
     body = """
+is_there, says_so = os.pipe()
 if os.fork() == 0:
     os.setsid()
     if os.fork() == 0:
         os.dup2(os.open(os.devnull, os.O_RDWR), 1)
         os.dup2(1, 2)
         say("here")
+        os.write(says_so, b"!")
         while True:
             time.sleep(600)
     os._exit(0)
 os.wait()
+os.read(is_there, 1)
 """
     with opener.probe(body) as sandbox:
         assert heard(sandbox.channel) == "here"

@@ -85,14 +85,8 @@ def _runtimes() -> list[Runtime]:
 RUNTIMES = _runtimes()
 
 
-@pytest.fixture
-def docker_opener(sandbox_image: str) -> Opener:
-    """The docker sandbox, with runc."""
-    return _docker_opener(sandbox_image, "runc")
-
-
 @pytest.fixture(params=RUNTIMES)
-def runtime_opener(request: pytest.FixtureRequest, sandbox_image: str) -> Opener:
+def docker_opener(request: pytest.FixtureRequest, sandbox_image: str) -> Opener:
     """The docker sandbox, with each runtime in turn."""
     return _docker_opener(sandbox_image, request.param)
 
@@ -117,8 +111,10 @@ def process_opener() -> Opener:
     )
 
 
-@pytest.fixture(params=["process", pytest.param("docker", marks=pytest.mark.docker)])
+@pytest.fixture(params=["process", *(pytest.param(runtime, marks=pytest.mark.docker) for runtime in RUNTIMES)])
 def opener(request: pytest.FixtureRequest) -> Opener:
-    """Each of the two sandboxes in turn."""
-    chosen: Opener = request.getfixturevalue(f"{request.param}_opener")
-    return chosen
+    """Each of the two sandboxes in turn, docker with each runtime."""
+    if request.param == "process":
+        chosen: Opener = request.getfixturevalue("process_opener")
+        return chosen
+    return _docker_opener(request.getfixturevalue("sandbox_image"), request.param)
