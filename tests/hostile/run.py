@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     began = time.monotonic()
     try:
         specimens = find(*options.wanted)
-        provider = providers.choose(options.sandbox)[0]
+        provider = providers.choose(options.sandbox, options.runtime)[0]
         unsafe = [specimen for specimen in specimens if specimen.needs_docker and provider.kind != "docker"]
         runnable = [specimen for specimen in specimens if specimen not in unsafe]
         outcomes, harm = _run(provider, runnable)
@@ -59,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("wanted", nargs="*", metavar="FAMILY|FILE", help="which; without it the whole corpus")
     parser.add_argument("--sandbox", choices=("docker", "process"), default="docker", help="docker without it")
+    parser.add_argument("--runtime", choices=("runc", "runsc"), default="runc", help="of docker; runc without it")
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
     return parser
 
