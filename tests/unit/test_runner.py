@@ -118,7 +118,7 @@ class Subclass(torch.Tensor):
         lambda: torch.complex(plain(), plain()).conj().imag,
         lambda: plain().to_mkldnn(),
         lambda: torch._efficientzerotensor(SHAPE),
-        lambda: torch._to_functional_tensor(plain()),  # type: ignore[attr-defined]
+        lambda: torch._to_functional_tensor(plain()),
         leaked,
         lambda: plain().as_subclass(Subclass),
         lambda: torch.nn.Parameter(plain()),
