@@ -8,6 +8,10 @@ COMMAND = ("-P", "-m", "sandbox.runner")
 """Arguments of the Python inside; the path of the channel follows."""
 OPEN_FILES = 4096
 TMP_FILES = 20_000
+KEPT_ALLOCATION_BYTES = 2**25
+"""The largest piece of memory that malloc keeps for later: its own upper limit."""
+KEPT_BYTES = 2**30
+"""How much freed memory it keeps in all."""
 
 
 def environment(temporary: PurePath, cpus: int) -> dict[str, str]:
@@ -26,6 +30,10 @@ def environment(temporary: PurePath, cpus: int) -> dict[str, str]:
         # By default there is one compile worker per core of the host, which runs into the process limit.
         "TORCHINDUCTOR_COMPILE_THREADS": str(cpus),
         "OMP_NUM_THREADS": str(cpus),
+        # Otherwise malloc gives memory back after a step and faults it in again during the next, more or less often by
+        # chance: docs/benchmarks.md has what that costs in speed and in repeatability.
+        "MALLOC_MMAP_THRESHOLD_": str(KEPT_ALLOCATION_BYTES),
+        "MALLOC_TRIM_THRESHOLD_": str(KEPT_BYTES),
     }
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from services.evaluator import interior
 from services.evaluator.controller import Measured
 from services.evaluator.evaluation import Bench, Draw, draw, machine, measure_candidate, open_bench
 from services.evaluator.machine import place
@@ -120,11 +121,11 @@ def _run_bare(bench: Bench, python: Interpreter, secret: Draw, folder: Path) -> 
         "cpus": placement.cpus,
         "device": "cpu" if placement.gpu_uuid is None else "cuda",
     }
-    # What a person would set, and nothing of this process, which might have settings of its own.
+    # The settings of the sandbox: what they gain is no merit of it, what they cost no fault.
     environment = {
+        **interior.environment(folder, len(placement.cpus)),
         "PATH": os.environ.get("PATH", os.defpath),
         "PYTHONPATH": ":".join(map(str, [folder, PROJECT, *python.modules])),
-        "OMP_NUM_THREADS": str(len(placement.cpus)),
         "CUDA_VISIBLE_DEVICES": placement.gpu_uuid or "",
         **python.environment,
     }
