@@ -1,7 +1,8 @@
-"""Gives right logits when the form is checked, and others when evidence is taken.
+"""Gives right logits the first time that they are read, and others from then on.
 
-Expected: output_mismatch
-Alternatives: crashed, malformed_output
+Expected: passed
+
+They are read once, and evidence is of what was read.
 """
 
 import torch
@@ -15,7 +16,7 @@ class Changing:
     @property
     def final_logits(self):
         self.asked += 1
-        return self.logits if self.asked <= 2 else torch.zeros_like(self.logits)
+        return self.logits if self.asked == 1 else torch.zeros_like(self.logits)
 
 
 def inner_steps(model, data_iterator, optimizer, num_steps, device):
