@@ -5,6 +5,7 @@ and its deadline. A run ends as `Measured`: with evidence to be judged elsewhere
 submission did. What is the validator's own fault raises SandboxFault instead.
 """
 
+import errno
 import json
 import signal
 import socket
@@ -192,8 +193,8 @@ class _Peer:
                 view = view[self._channel.send(view) :]
             except TimeoutError:
                 continue
-            except OSError:
-                raise ChannelClosed from None
+            except OSError as error:
+                raise _broken(error) from error
 
     def receive(self, kind: Kind, *, exactly: int) -> bytearray:
         """The payload of the next frame, which must be of this kind and length, or FAILED."""
@@ -213,8 +214,8 @@ class _Peer:
                 received = self._channel.recv_into(view)
             except TimeoutError:
                 continue
-            except OSError:
-                raise ChannelClosed from None
+            except OSError as error:
+                raise _broken(error) from error
             if received == 0:
                 raise ChannelClosed
             view = view[received:]
@@ -227,6 +228,13 @@ class _Peer:
         if left <= 0:
             raise _Deadline
         return min(left, POLL_SECONDS)
+
+
+def _broken(error: OSError) -> ChannelClosed | SandboxFault:
+    """The peer can break the connection, but it cannot use up the memory of this side."""
+    if error.errno in (errno.ENOMEM, errno.ENOBUFS):
+        return SandboxFault(f"the channel cannot be used: {error}")
+    return ChannelClosed()
 
 
 def _job(run: Run) -> dict[str, object]:

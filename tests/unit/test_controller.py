@@ -1,5 +1,7 @@
 """The controller against hostile peers: whatever answers, a run ends with the right code and in time."""
 
+import errno
+import os
 import signal
 import socket
 import struct
@@ -14,6 +16,7 @@ import pytest
 
 from sandbox import protocol
 from sandbox.protocol import Failed, Kind, Loss, Returned, Stage
+from services.evaluator import controller
 from services.evaluator.controller import Measured, Run, drive
 from services.evaluator.sandbox import Ended, SandboxFault
 from shared.faults import Failure
@@ -290,6 +293,22 @@ def _fails(channel: socket.socket) -> None:
 def test_whatever_fails_before_the_submission_was_sent_is_our_own_fault(peer: Peer, words: str) -> None:
     with pytest.raises(SandboxFault, match=words):
         measure(peer)
+
+
+class NoMemory:
+    """A channel for which this side's kernel has no memory."""
+
+    def settimeout(self, seconds: float) -> None: ...
+
+    def recv_into(self, view: memoryview) -> int:
+        raise OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
+
+
+def test_a_machine_without_memory_is_our_own_fault() -> None:
+    peer = controller._Peer(NoMemory(), threading.Event())  # type: ignore[arg-type]
+    peer.allow(1.0)
+    with pytest.raises(SandboxFault, match="No buffer space available"):
+        peer.receive(Kind.READY, exactly=0)
 
 
 def test_a_stopping_evaluator_leaves_at_once() -> None:
