@@ -1,7 +1,7 @@
 """Forks until nothing can be forked, in every process.
 
 Expected: timeout
-Alternatives: crashed, passed
+Alternatives: crashed, passed, out_of_memory (under gVisor each process takes memory of the sandbox)
 Sandbox: docker
 Hparams: {"evaluation": {"timeout_seconds": 6}}
 """

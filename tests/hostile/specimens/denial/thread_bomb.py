@@ -1,6 +1,7 @@
 """Starts threads until no more can be started.
 
 Expected: resource_limit
+Alternatives: timeout (under gVisor a thread that sleeps takes no task of the host)
 Sandbox: docker
 Hparams: {"evaluation": {"timeout_seconds": 6}}
 """
