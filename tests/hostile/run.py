@@ -45,9 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 128 + signal.SIGINT
     seconds = time.monotonic() - began
     if options.json:
-        sys.stdout.write(json.dumps(_report(outcomes, unsafe, harm, provider.kind, seconds)) + "\n")
+        sys.stdout.write(json.dumps(_report(outcomes, unsafe, harm, provider, seconds)) + "\n")
     else:
-        _print(outcomes, unsafe, harm, provider.kind, seconds)
+        _print(outcomes, unsafe, harm, provider, seconds)
     return ALL_RIGHT if not harm and all(outcome.is_caught for outcome in outcomes) else GOT_THROUGH
 
 
@@ -94,7 +94,9 @@ def _by_family(outcomes: list[Outcome]) -> dict[str, list[Outcome]]:
     return families
 
 
-def _print(outcomes: list[Outcome], unsafe: list[Specimen], harm: list[str], kind: str, seconds: float) -> None:
+def _print(
+    outcomes: list[Outcome], unsafe: list[Specimen], harm: list[str], provider: Provider, seconds: float
+) -> None:
     console = Console(highlight=False)
     table = Table("family", "as expected", "total", "seconds")
     for column in table.columns[1:]:
@@ -107,7 +109,10 @@ def _print(outcomes: list[Outcome], unsafe: list[Specimen], harm: list[str], kin
     table.add_section()
     table.add_row("all", str(caught), str(len(outcomes)), f"{seconds:.0f}")
     console.print(table)
-    console.print(f"{kind} sandbox; an honest run after every {HONEST_EVERY} specimens and at the end")
+    runtime = f" with {provider.runtime}" if provider.runtime else ""
+    console.print(
+        f"{provider.kind} sandbox{runtime}; an honest run after every {HONEST_EVERY} specimens and at the end"
+    )
     for outcome in outcomes:
         if not outcome.is_caught:
             console.print(Text(f"{outcome.specimen.name}: {_line(outcome)}"), soft_wrap=True)
@@ -118,10 +123,11 @@ def _print(outcomes: list[Outcome], unsafe: list[Specimen], harm: list[str], kin
 
 
 def _report(
-    outcomes: list[Outcome], unsafe: list[Specimen], harm: list[str], kind: str, seconds: float
+    outcomes: list[Outcome], unsafe: list[Specimen], harm: list[str], provider: Provider, seconds: float
 ) -> dict[str, object]:
     return {
-        "sandbox": kind,
+        "sandbox": provider.kind,
+        "runtime": provider.runtime,
         "seconds": round(seconds, 1),
         "families": {
             family: {"caught": sum(outcome.is_caught for outcome in members), "total": len(members)}

@@ -1,6 +1,7 @@
 """Makes empty files until there can be no more.
 
 Expected: resource_limit
+Alternatives: timeout, out_of_memory (gVisor counts no files, only their memory)
 Sandbox: docker
 Hparams: {"evaluation": {"timeout_seconds": 20}}
 """
