@@ -57,8 +57,9 @@ class Opener:
 
 
 @pytest.fixture
-def short_tmp(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def short_tmp(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Where sandboxes put their files during this test: short enough for a Unix socket, and looked at afterwards."""
+    tmp_path_factory.getbasetemp()  # or pytest's own folder would be made in this one, and go with it
     with tempfile.TemporaryDirectory(prefix="t-") as folder:
         monkeypatch.setattr(tempfile, "tempdir", folder)
         yield Path(folder)
