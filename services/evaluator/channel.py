@@ -77,7 +77,10 @@ def remove_abandoned() -> list[str]:
     removed = []
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         found = _NAME.fullmatch(folder.name)
-        if found is None or folder.lstat().st_uid != os.getuid():
+        try:
+            if found is None or folder.lstat().st_uid != os.getuid():
+                continue
+        except FileNotFoundError:  # its owner has just removed it
             continue
         namespace, pid, started = found.groups()
         if not owner.is_alive(f"{owner.boot()} pid:[{namespace}] {pid} {started}"):

@@ -124,7 +124,8 @@ def remove_orphans(client: docker.APIClient) -> list[str]:
                 _remove(client, container["Id"])
                 for mount in container["Mounts"]:
                     remove_folder(Path(mount["Source"]))
-                removed.append(container["Names"][0].removeprefix("/"))
+                # One that somebody else is just removing has lost its name already.
+                removed.append((container["Names"] or [container["Id"]])[0].removeprefix("/"))
     except ENGINE_FAILURES as error:
         raise SandboxFault(f"the Docker engine did not answer: {error}") from None
     return removed
