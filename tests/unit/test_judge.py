@@ -208,7 +208,7 @@ def test_a_tensor_without_its_last_gradient_is_named(stale: int) -> None:
     judgement = judged(altered(moment_sketch=moments))
     assert judgement.failure is Failure.TRAINING_MISMATCH
     assert judgement.detail == (
-        "the first moment of one tensor differs by 10 %, allowed 1.2 %; "
+        "the first moment of one tensor differs by 10 %, allowed 1.4 %; "
         f"{TENSORS[stale].name} has 90 % of it; half of the 11 tensors are within 0 %"
     )
 

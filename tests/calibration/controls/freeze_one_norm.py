@@ -19,4 +19,6 @@ def inner_steps(model, data_iterator, optimizer, num_steps, device):
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
+    for parameter in model.parameters():
+        optimizer.state[parameter].setdefault("exp_avg", torch.zeros_like(parameter))
     return SimpleNamespace(final_logits=logits.detach().float(), total_tokens=total_tokens, final_loss=loss.item())

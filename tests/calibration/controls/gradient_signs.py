@@ -21,4 +21,6 @@ def inner_steps(model, data_iterator, optimizer, num_steps, device):
             for parameter in model.parameters():
                 parameter.mul_(1 - group["lr"] * group["weight_decay"]).sub_(parameter.grad.sign(), alpha=group["lr"])
         optimizer.zero_grad()
+    for parameter in model.parameters():
+        optimizer.state[parameter].setdefault("exp_avg", torch.zeros_like(parameter))
     return SimpleNamespace(final_logits=logits.detach().float(), total_tokens=total_tokens, final_loss=loss.item())

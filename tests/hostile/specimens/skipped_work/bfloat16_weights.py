@@ -26,4 +26,6 @@ def inner_steps(model, data_iterator, optimizer, num_steps, device):
     with torch.no_grad():
         for parameter, value in zip(model.parameters(), small.parameters(), strict=True):
             parameter.copy_(value)
+    for parameter in model.parameters():
+        optimizer.state[parameter].setdefault("exp_avg", torch.zeros_like(parameter))
     return SimpleNamespace(final_logits=logits.detach(), total_tokens=total_tokens, final_loss=loss.item())

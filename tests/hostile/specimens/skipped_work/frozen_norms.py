@@ -5,6 +5,7 @@ Expected: training_mismatch
 
 from types import SimpleNamespace
 
+import torch
 import torch.nn.functional as F
 
 
@@ -20,4 +21,6 @@ def inner_steps(model, data_iterator, optimizer, num_steps, device):
         optimizer.step()
         optimizer.zero_grad()
         total_tokens += batch.numel()
+    for parameter in model.parameters():
+        optimizer.state[parameter].setdefault("exp_avg", torch.zeros_like(parameter))
     return SimpleNamespace(final_logits=logits.detach(), total_tokens=total_tokens, final_loss=loss.item())

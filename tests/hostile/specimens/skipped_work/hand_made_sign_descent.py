@@ -23,4 +23,6 @@ def inner_steps(model, data_iterator, optimizer, num_steps, device):
                 parameter -= 1e-4 * parameter.grad.sign()
                 parameter.grad = None
         total_tokens += batch.numel()
+    for parameter in model.parameters():
+        optimizer.state[parameter].setdefault("exp_avg", torch.zeros_like(parameter))
     return SimpleNamespace(final_logits=logits.detach(), total_tokens=total_tokens, final_loss=loss.item())
