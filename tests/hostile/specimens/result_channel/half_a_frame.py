@@ -43,7 +43,7 @@ READY, RETURNED, EVIDENCE, FAILED = 18, 19, 20, 21
 
 
 def frame(kind, payload=b""):
-    return HEADER.pack(b"TTRN", 1, kind, 0, len(payload)) + payload
+    return HEADER.pack(b"TTRN", 2, kind, 0, len(payload)) + payload
 
 
 def returned(model, batches, loss=6.8):
@@ -55,7 +55,7 @@ def returned(model, batches, loss=6.8):
 def evidence_bytes(model, job):
     rows, columns = job.evidence.sketch_rows, job.evidence.sketch_columns
     sketch = sum(rows * min(columns, p[0].numel()) for p in model.parameters())
-    return 4 * (job.evidence.logit_positions + job.evidence.probe_positions) * model.config.vocab_size + 8 * sketch
+    return 4 * (job.evidence.logit_positions + job.evidence.probe_positions) * model.config.vocab_size + 2 * 8 * sketch
 
 
 def everywhere(data):
