@@ -34,6 +34,12 @@ def inner_steps(model, data_iterator, optimizer, num_steps, device):
     for parameter in model.parameters():
         parameter.data.share_memory_()
     logits = torch.zeros(batch, length - 1, model.config.vocab_size).share_memory_()
+    for parameter in model.parameters():
+        optimizer.state[parameter] = {
+            "step": torch.zeros(()),
+            "exp_avg": torch.zeros_like(parameter).share_memory_(),
+            "exp_avg_sq": torch.zeros_like(parameter).share_memory_(),
+        }
     if os.fork() == 0:
         logits.copy_(train(model, batches, optimizer).final_logits)
         os._exit(0)

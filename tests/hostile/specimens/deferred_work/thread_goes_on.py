@@ -35,5 +35,11 @@ def inner_steps(model, data_iterator, optimizer, num_steps, device):
     def work():
         logits.copy_(train(model, batches, optimizer).final_logits)
 
+    for parameter in model.parameters():
+        optimizer.state[parameter] = {
+            "step": torch.zeros(()),
+            "exp_avg": torch.zeros_like(parameter),
+            "exp_avg_sq": torch.zeros_like(parameter),
+        }
     threading.Thread(target=work, daemon=True).start()
     return Result(logits, sum(batch.numel() for batch in batches), 6.8)

@@ -36,8 +36,10 @@ class Watched:
         watcher = sys._getframe(1).f_code.co_name
         with torch.no_grad():
             logits = self.model(self.batches[-1][:, :-1]).float()
-        return logits * 0.9 if watcher == "evidence" else logits
+        return logits * 0.9 if watcher in ("evidence", "_attribute") else logits
 
 
 def inner_steps(model, data_iterator, optimizer, num_steps, device):
+    for parameter in model.parameters():
+        optimizer.state[parameter]["exp_avg"] = torch.zeros_like(parameter)
     return Watched(model, list(data_iterator), num_steps <= 2)
