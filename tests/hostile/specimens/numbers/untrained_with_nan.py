@@ -13,6 +13,8 @@ def inner_steps(model, data_iterator, optimizer, num_steps, device):
     for step in range(num_steps):
         batch = next(data_iterator).to(device)
         total_tokens += batch.numel()
+    for parameter in model.parameters():
+        optimizer.state[parameter].setdefault("exp_avg", torch.zeros_like(parameter))
     return SimpleNamespace(
         final_logits=torch.full((*batch[:, 1:].shape, model.config.vocab_size), float("nan")),
         total_tokens=total_tokens,

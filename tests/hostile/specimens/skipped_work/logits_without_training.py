@@ -6,6 +6,7 @@ Alternatives: output_mismatch
 
 from types import SimpleNamespace
 
+import torch
 import torch.nn.functional as F
 
 
@@ -19,4 +20,6 @@ def inner_steps(model, data_iterator, optimizer, num_steps, device):
         logits = model(batch[:, :-1])
         loss = F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
         total_tokens += batch.numel()
+    for parameter in model.parameters():
+        optimizer.state[parameter].setdefault("exp_avg", torch.zeros_like(parameter))
     return SimpleNamespace(final_logits=logits.detach(), total_tokens=total_tokens, final_loss=loss.item())

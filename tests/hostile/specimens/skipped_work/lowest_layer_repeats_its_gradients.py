@@ -15,7 +15,7 @@ def inner_steps(model, data_iterator, optimizer, num_steps, device):
         batch = next(data_iterator).to(device)
         logits = model(batch[:, :-1])
         loss = F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
-        rests = step >= num_steps - 3
+        rests = step >= max(1, num_steps - 3)
         lowest = list(model.blocks[0].parameters())
         if rests:
             others = [one for one in model.parameters() if not any(one is two for two in lowest)]

@@ -1,7 +1,7 @@
 """Divides by the first step's second moment for ever, and never updates it again.
 
 Expected: training_mismatch
-Alternatives: output_mismatch
+Alternatives: output_mismatch, non_finite_output (what the first step did not see grows beyond all bounds)
 """
 
 from types import SimpleNamespace

@@ -6,6 +6,7 @@ Alternatives: output_mismatch
 
 from types import SimpleNamespace
 
+import torch
 import torch.nn.functional as F
 
 
@@ -21,4 +22,6 @@ def inner_steps(model, data_iterator, optimizer, num_steps, device):
         optimizer.zero_grad()
         total_tokens += batch.numel()
     model.requires_grad_(True)
+    for parameter in model.parameters():
+        optimizer.state[parameter].setdefault("exp_avg", torch.zeros_like(parameter))
     return SimpleNamespace(final_logits=logits.detach(), total_tokens=total_tokens, final_loss=loss.item())
