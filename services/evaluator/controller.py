@@ -21,7 +21,7 @@ from sandbox import protocol
 from sandbox.protocol import ChannelClosed, Failed, Kind, Loss, ProtocolViolation, Returned, Stage
 from services.evaluator import interior
 from services.evaluator.log_tail import clean
-from services.evaluator.sandbox import Ended, Sandbox, SandboxFault
+from services.evaluator.sandbox import SIGNAL_EXIT_CODES, Ended, Sandbox, SandboxFault
 from shared.events import Gpu, Phases
 from shared.evidence import Evidence
 from shared.faults import Failure
@@ -29,8 +29,6 @@ from shared.hparams import Hparams
 
 END_SECONDS = 5.0
 """How long a sandbox whose channel closed may take to end by itself."""
-SIGNAL_EXIT_CODES = 128
-"""A process that signal n ended has the exit code 128 + n."""
 POLL_SECONDS = 0.25
 """How often a blocked read looks whether the evaluator is stopping."""
 

@@ -18,7 +18,7 @@ from services.evaluator import interior, owner
 from services.evaluator.channel import SOCKET_NAME, listening, remove_folder
 from services.evaluator.image import ROOT
 from services.evaluator.log_tail import LogTail
-from services.evaluator.sandbox import LOG_TAIL_BYTES, Ended, Runtime, Sandbox, SandboxFault, Spec
+from services.evaluator.sandbox import LOG_TAIL_BYTES, SIGNAL_EXIT_CODES, Ended, Runtime, Sandbox, SandboxFault, Spec
 from shared.logs import logger
 
 DEFAULT_ENGINE = "unix:///var/run/docker.sock"
@@ -40,8 +40,6 @@ HOST_TASKS: dict[Runtime, int] = {"runc": 1, "runsc": 16}
 as many as 50 for a busy one, and where it gets no more the whole sandbox dies: honest code must never come near."""
 POLL_SECONDS = 0.02
 OOM_FLAG_SECONDS = 0.5
-SIGNAL_EXIT_CODES = 128
-"""A process that signal n ended has the exit code 128 + n."""
 KILLED_EXIT_CODE = SIGNAL_EXIT_CODES + 9
 OOM_EXIT_CODES: dict[Runtime, frozenset[int]] = {
     "runc": frozenset({KILLED_EXIT_CODE}),

@@ -18,7 +18,7 @@ from typing import IO
 from services.evaluator import interior
 from services.evaluator.channel import listening
 from services.evaluator.log_tail import LogTail
-from services.evaluator.sandbox import LOG_TAIL_BYTES, Ended, Sandbox, SandboxFault, Spec
+from services.evaluator.sandbox import LOG_TAIL_BYTES, SIGNAL_EXIT_CODES, Ended, Sandbox, SandboxFault, Spec
 
 PROJECT = Path(__file__).parents[2]
 GUARD = Path(__file__).with_name("process_guard.py")
@@ -86,7 +86,9 @@ class _ProcessSandbox:
                 code = None
             _end(self._guard, self._stdin, self._log)
             # The kernel tells a process nothing about why its child was killed, so memory is never blamed here.
-            self._ended = Ended(exit_code=code if code is None or code >= 0 else 128 - code, out_of_memory=False)
+            self._ended = Ended(
+                exit_code=code if code is None or code >= 0 else SIGNAL_EXIT_CODES - code, out_of_memory=False
+            )
         return self._ended
 
     def log_tail(self) -> str:

@@ -18,6 +18,8 @@ Runtime = Literal["runc", "runsc"]
 """What starts a container: runc, or gVisor, which keeps the host's kernel away from it."""
 
 LOG_TAIL_BYTES = 16_384
+SIGNAL_EXIT_CODES = 128
+"""A process that signal n ended has the exit code 128 + n."""
 
 
 class SandboxFault(TransientFault):

@@ -228,7 +228,7 @@ def test_every_number_of_both_competitions_is_documented() -> None:
         leaves(json.loads((PROJECT / "hparams" / f"{name}.json").read_bytes())) for name in ("hparams", "demo")
     )
     assert real.keys() == demo.keys()
-    documented = {row[0].strip("`"): row[1:3] for row in rows(section(DOCS / "benchmark.md", "Hparams"))}
+    documented = {row[0].strip("`"): row[1:3] for row in rows(section(DOCS / "competition.md", "Hparams"))}
     assert documented == {key: [real[key], demo[key]] for key in real}
 
 
