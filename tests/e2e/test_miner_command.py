@@ -120,9 +120,15 @@ WRONG: dict[str, tuple[str, str, str, str]] = {
     ),
     "never updates": (
         "        optimizer.step()\n",
-        "",
+        "        optimizer.param_groups[0]['lr'] = 0.0\n        optimizer.step()\n",
         "output_mismatch",
         "the output vectors differ by",
+    ),
+    "never steps the optimizer": (
+        "        optimizer.step()\n",
+        "",
+        "malformed_output",
+        "the optimizer has no first moment of embedding.weight: step the optimizer that is given",
     ),
     "skips the last update": (
         "        optimizer.step()\n",
