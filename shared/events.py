@@ -29,10 +29,82 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Payment(msgspec.Struct, frozen=True, kw_only=True):
-    """What was paid for a submission. In unpaid local mode the amount is 0 and the reference is derived."""
+    """What was paid for a submission: a transfer on the chain, a credit, or nothing in unpaid local mode."""
 
     reference: str
+    """`<block hash>-<extrinsic index>` of a transfer, `credit:<credit id>`, or `unpaid:<derived>`."""
     amount_rao: int
+    """What the chain's Transfer event moved; it may be more than the cost. 0 for a credit and without a chain."""
+    payer: str | None = None
+    """The coldkey that paid, and owned the miner's hotkey at that block."""
+    recipient: str | None = None
+    block_number: int | None = None
+
+
+class SignedRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What a miner's hotkey signed. Together with hotkey, code and payment it makes the message of
+    `shared/request.py`, so that everybody can check the signature again.
+    """
+
+    netuid: int
+    recipient: str
+    signed_at_seconds: int
+    """Unix time, by the miner's clock."""
+    signature: str
+    """sr25519, 0x and 128 hex digits."""
+
+
+class PaymentClaimed(Event, frozen=True, kw_only=True):
+    """A signed submission whose payment cannot be checked yet: it waits for the chain. Its code is in the artifact
+    store. It reserves nothing: anybody can claim anybody's payment, and only a proven one becomes SubmissionPaid.
+    """
+
+    key: ClassVar[tuple[str, ...]] = ("claim_id",)
+    claim_id: str
+    """Derived from payment, hotkey and code."""
+    submission_id: str
+    """That the payment will buy."""
+    miner_hotkey: str
+    code_sha256: str
+    code_bytes: int
+    payment_reference: str
+    request: SignedRequest
+    detail: str
+    """Why it waits."""
+
+
+class PaymentRefused(Event, frozen=True, kw_only=True):
+    """A payment that bought nothing: a claim that was refused in the end, or money that did reach the validator."""
+
+    key: ClassVar[tuple[str, ...]] = ("claim_id",)
+    claim_id: str
+    submission_id: str
+    miner_hotkey: str
+    code_sha256: str
+    payment_reference: str
+    refusal: str
+    """A `Refusal` code."""
+    detail: str
+    payer: str | None
+    amount_rao: int | None
+    """What was paid; None when there is no such transfer."""
+
+
+class CreditGranted(Event, frozen=True, kw_only=True):
+    """The validator could not evaluate a paid submission, by its own fault: its hotkey's next one is paid for.
+
+    It is spent by the submission whose payment reference is `credit:<credit_id>`; there can be one only.
+    """
+
+    key: ClassVar[tuple[str, ...]] = ("credit_id",)
+    credit_id: str
+    """Derived from the evaluation."""
+    miner_hotkey: str
+    submission_id: str
+    """That could not be evaluated."""
+    evaluation_id: str
+    detail: str
+    """Why not."""
 
 
 class SubmissionPaid(Event, frozen=True, kw_only=True):
@@ -45,6 +117,8 @@ class SubmissionPaid(Event, frozen=True, kw_only=True):
     code_sha256: str
     code_bytes: int
     payment: Payment
+    request: SignedRequest | None = None
+    """None in unpaid local mode, where nothing is signed."""
 
 
 class EvalRequested(Event, frozen=True, kw_only=True):
@@ -202,35 +276,105 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LeaderboardChanged(Event, frozen=True, kw_only=True):
-    """A submission was ranked. The whole standing is the fold of all verdicts; this carries its head."""
+    """A submission was ranked, or left the ranking. The whole standing is the fold of all verdicts; this carries its
+    head.
+    """
 
     key: ClassVar[tuple[str, ...]] = ("competition", "cause_sequence")
     competition: str
     """The hparams' sha256: scores under different hparams are never compared."""
     cause_sequence: int
-    """Stream sequence of the Verified that completed the entry."""
-    entry: Standing
+    """Stream sequence of the event that changed it: the Verified that completed the entry, Disqualified, Reinstated."""
+    entry: Standing | None
+    """None when a submission left."""
     ranked: int
     """How many submissions are ranked now."""
     top: tuple[Standing, ...]
     """The first `TOP_ROWS` rows, leader first."""
+    removed_submission_id: str | None = None
+    """The submission that left."""
+
+
+class Disqualified(Event, frozen=True, kw_only=True):
+    """An operator took a submission out of the ranking, and says why."""
+
+    key: ClassVar[tuple[str, ...]] = ("submission_id", "after_sequence")
+    submission_id: str
+    after_sequence: int
+    """The last of the submission's story that the operator knew."""
+    reason: str
+    operator: str
+
+
+class Reinstated(Event, frozen=True, kw_only=True):
+    """An operator took a disqualification back."""
+
+    key: ClassVar[tuple[str, ...]] = ("submission_id", "after_sequence")
+    submission_id: str
+    after_sequence: int
+    reason: str
+    operator: str
+
+
+class BurnSwitched(Event, frozen=True, kw_only=True):
+    """An operator turned the burn switch: while it is on, the burn hotkey gets the emission whoever leads."""
+
+    key: ClassVar[tuple[str, ...]] = ("netuid", "after_sequence")
+    netuid: int
+    after_sequence: int
+    """The last switch that the operator knew; 0 for the first."""
+    on: bool
+    reason: str
+    operator: str
+
+
+WeightsReason = Literal["leader", "burn_no_leader", "burn_leader_deregistered", "burn_switched", "nothing_to_set"]
+
+
+class WeightsDecided(Event, frozen=True, kw_only=True):
+    """What one replica is about to send to the chain. Whoever comes after it asks the chain before sending anything."""
+
+    key: ClassVar[tuple[str, ...]] = ("netuid", "interval_seconds", "interval", "attempt")
+    netuid: int
+    interval: int
+    interval_seconds: int
+    attempt: int
+    """From 1; the fencing token: only the latest attempt may report."""
+    instance: str
+    """Unique to one process life."""
+    reason: WeightsReason
+    hotkey: str
+    uid: int
+    leader_submission_id: str | None
+    chain_block: int
+    """Height of the chain when this was decided. Weights set above it are this attempt's."""
 
 
 class WeightsSet(Event, frozen=True, kw_only=True):
     """What was sent to the chain in one interval, why, and what the chain answered."""
 
-    key: ClassVar[tuple[str, ...]] = ("netuid", "interval_seconds", "interval")
+    key: ClassVar[tuple[str, ...]] = ("netuid", "interval_seconds", "interval", "attempt")
     netuid: int
     interval: int
     """Number of the interval: floor(unix time / interval length)."""
     interval_seconds: int
-    reason: Literal["leader", "burn_no_leader", "nothing_to_set"]
+    reason: WeightsReason
     hotkey: str | None
     uid: int | None
     weight: float
     leader_submission_id: str | None
-    outcome: Literal["no_chain"]
+    outcome: Literal["no_chain", "set", "committed", "failed", "not_sent"]
+    """`set`: read back from the chain. `committed`: the chain reveals it later. `failed`: the chain refused it or it is
+    not in force. `not_sent`: there was nothing to send, or no way to.
+    """
     detail: str
+    """What the chain answered, or why it was not asked."""
+    attempt: int = 1
+    validator_hotkey: str | None = None
+    """Whose weights they are. None without a chain."""
+    block_number: int | None = None
+    extrinsic: str | None = None
+    """`<block hash>-<extrinsic index>`, as far as it is known."""
 
 
 class MessageDeadLettered(Event, frozen=True, kw_only=True):
@@ -247,6 +391,9 @@ class MessageDeadLettered(Event, frozen=True, kw_only=True):
 CATALOGUE: dict[str, type[Event]] = {
     kind.__name__: kind
     for kind in (
+        PaymentClaimed,
+        PaymentRefused,
+        CreditGranted,
         SubmissionPaid,
         EvalRequested,
         EvaluationStarted,
@@ -254,6 +401,10 @@ CATALOGUE: dict[str, type[Event]] = {
         Verified,
         EvaluationAbandoned,
         LeaderboardChanged,
+        Disqualified,
+        Reinstated,
+        BurnSwitched,
+        WeightsDecided,
         WeightsSet,
         MessageDeadLettered,
     )

@@ -45,3 +45,22 @@ class Failure(StrEnum):
     MALFORMED_OUTPUT = "malformed_output"
     TRAINING_MISMATCH = "training_mismatch"
     PROTOCOL_VIOLATION = "protocol_violation"
+
+
+class Refusal(StrEnum):
+    """Why a payment buys no submission. Stable codes, part of the contract with miners.
+
+    A payment that cannot be checked yet is not refused: it waits.
+    """
+
+    NOT_FOUND = "payment_not_found"
+    ORPHANED = "payment_orphaned"
+    FAILED = "payment_failed"
+    NOT_A_TRANSFER = "payment_not_a_transfer"
+    WRONG_RECIPIENT = "payment_wrong_recipient"
+    TOO_SMALL = "payment_too_small"
+    TOO_OLD = "payment_too_old"
+    WRONG_PAYER = "payment_wrong_payer"
+    ALREADY_USED = "payment_already_used"
+    HOTKEY_NOT_REGISTERED = "hotkey_not_registered"
+    NO_SUCH_CREDIT = "credit_not_found"

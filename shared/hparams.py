@@ -130,6 +130,8 @@ class Economy(_Section, frozen=True, kw_only=True):
 
     netuid: Annotated[int, Meta(ge=0, le=65_535)]
     submission_cost_rao: Annotated[int, Meta(ge=0)]
+    payment_max_age_seconds: Count = 86_400
+    """How long after its block a payment can be used, by the chain's clock."""
     weights_interval_seconds: Annotated[int, Meta(ge=1, le=86_400)]
 
 

@@ -45,6 +45,17 @@ class Consumer:
 REQUEST_EVALUATIONS = Consumer(
     name="ingest-request-evaluations", filter_subject="tournament.submission.*.paid", slots=64
 )
+CHECK_CLAIMS = Consumer(
+    name="ingest-check-claims",
+    filter_subject="tournament.claim.*.claimed",
+    slots=64,
+    # A claim waits for the chain as long as that takes: it is refused, or proven, and never given up.
+    max_deliveries=1_000_000,
+    pauses_seconds=(2.0, 4.0, 6.0, 12.0, 24.0, 60.0),
+)
+GRANT_CREDITS = Consumer(
+    name="ingest-grant-credits", filter_subject="tournament.submission.*.evaluation_abandoned", slots=64
+)
 EVALUATE = Consumer(
     name="evaluator-evaluate",
     filter_subject="tournament.submission.*.eval_requested",
@@ -57,7 +68,7 @@ EVALUATE = Consumer(
 )
 JUDGE = Consumer(name="verifier-judge", filter_subject="tournament.submission.*.run_completed", slots=64)
 
-CONSUMERS = (REQUEST_EVALUATIONS, EVALUATE, JUDGE)
+CONSUMERS = (REQUEST_EVALUATIONS, CHECK_CLAIMS, GRANT_CREDITS, EVALUATE, JUDGE)
 
 
 def stream_config(*, replicas: int = 1) -> StreamConfig:

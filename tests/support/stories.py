@@ -5,6 +5,8 @@ from typing import Any
 
 from shared import subjects
 from shared.events import (
+    CreditGranted,
+    Disqualified,
     Envelope,
     EvalRequested,
     EvaluationAbandoned,
@@ -13,9 +15,13 @@ from shared.events import (
     Gpu,
     Machine,
     Payment,
+    PaymentClaimed,
+    PaymentRefused,
     Phases,
     Recorded,
+    Reinstated,
     RunCompleted,
+    SignedRequest,
     SubmissionPaid,
     Verified,
 )
@@ -24,6 +30,9 @@ BEGIN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 COMPETITION = "c" * 64
 CODE = "d" * 64
 ALICE = "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY"
+BOB = "5FHneW46xGXgs5mUiveU4sbTyGBzmstUspZC92UhjJM694ty"
+TRANSFER = f"0x{'a' * 64}-2"
+"""A payment reference."""
 
 
 def record(sequence: int, event: Event) -> Recorded:
@@ -45,6 +54,60 @@ def record(sequence: int, event: Event) -> Recorded:
 def story(*events: Event) -> list[Recorded]:
     """The events in this order, from sequence 1."""
     return [record(sequence, event) for sequence, event in enumerate(events, start=1)]
+
+
+def signed(*, recipient: str = BOB, at_seconds: int = 1_767_323_045) -> SignedRequest:
+    """Not really signed: for what does not check it."""
+    return SignedRequest(netuid=3, recipient=recipient, signed_at_seconds=at_seconds, signature=f"0x{'0' * 128}")
+
+
+def claimed(claim: str = "k1", *, submission: str = "s1", hotkey: str = ALICE) -> PaymentClaimed:
+    return PaymentClaimed(
+        claim_id=claim,
+        submission_id=submission,
+        miner_hotkey=hotkey,
+        code_sha256=CODE,
+        code_bytes=1234,
+        payment_reference=TRANSFER,
+        request=signed(),
+        detail="the block is not final yet",
+    )
+
+
+def refused(claim: str = "k1", *, submission: str = "s1", hotkey: str = ALICE) -> PaymentRefused:
+    return PaymentRefused(
+        claim_id=claim,
+        submission_id=submission,
+        miner_hotkey=hotkey,
+        code_sha256=CODE,
+        payment_reference=TRANSFER,
+        refusal="payment_too_small",
+        detail="it moved 0.05 TAO, a submission costs 0.1",
+        payer=BOB,
+        amount_rao=50_000_000,
+    )
+
+
+def credited(credit: str = "c1", *, submission: str = "s1", hotkey: str = ALICE) -> CreditGranted:
+    return CreditGranted(
+        credit_id=credit,
+        miner_hotkey=hotkey,
+        submission_id=submission,
+        evaluation_id="e1",
+        detail="the engine is away",
+    )
+
+
+def disqualified(submission: str = "s1", *, after_sequence: int = 5) -> Disqualified:
+    return Disqualified(
+        submission_id=submission, after_sequence=after_sequence, reason="it reads the clock", operator="root@host"
+    )
+
+
+def reinstated(submission: str = "s1", *, after_sequence: int = 6) -> Reinstated:
+    return Reinstated(
+        submission_id=submission, after_sequence=after_sequence, reason="it does not", operator="root@host"
+    )
 
 
 def paid(submission: str = "s1", *, hotkey: str = ALICE, uid: int | None = None) -> SubmissionPaid:

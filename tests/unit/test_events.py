@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from shared import events, subjects
 from shared.events import (
     CATALOGUE,
+    BurnSwitched,
     Check,
     Envelope,
     Event,
@@ -22,6 +23,7 @@ from shared.events import (
     MessageDeadLettered,
     Standing,
     Verified,
+    WeightsDecided,
     WeightsSet,
 )
 from shared.faults import UnknownEvent
@@ -58,6 +60,24 @@ EXAMPLES: dict[str, Event] = {
         stories.abandoned(),
         LeaderboardChanged(
             competition=stories.COMPETITION, cause_sequence=6, entry=STANDING, ranked=1, top=(STANDING,)
+        ),
+        stories.claimed(),
+        stories.refused(),
+        stories.credited(),
+        stories.disqualified(),
+        stories.reinstated(),
+        BurnSwitched(netuid=3, after_sequence=0, on=True, reason="a leader cheats", operator="root@host"),
+        WeightsDecided(
+            netuid=3,
+            interval=2_954_321,
+            interval_seconds=600,
+            attempt=1,
+            instance="host-1",
+            reason="leader",
+            hotkey=stories.ALICE,
+            uid=4,
+            leader_submission_id="s1",
+            chain_block=120,
         ),
         WeightsSet(
             netuid=3,

@@ -1,0 +1,85 @@
+"""The way to the chain: one connection, opened when it is first needed and again after a failure. It knows no rule."""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import bittensor
+
+from shared.faults import TransientFault
+from shared.logs import logger
+
+T = TypeVar("T")
+OPEN_SECONDS = 30.0
+"""With the runtime's metadata, about a megabyte."""
+ASK_SECONDS = 30.0
+CLOSE_SECONDS = 2.0
+
+CHAIN_FAULTS = (bittensor.result.BittensorError, OSError, EOFError)
+"""What the SDK raises when the node is away, busy or behind. TimeoutError is an OSError."""
+
+
+class Chain:
+    """A node that may be away at any time. `endpoint` is a ws:// or wss:// address, or a network's name: `finney`,
+    `test`, `local`. A name brings the SDK's public fallbacks and archive nodes. Call `close` at the end.
+    """
+
+    def __init__(self, endpoint: str) -> None:
+        self.endpoint = endpoint
+        self._client: bittensor.Client | None = None
+        self._opening = asyncio.Lock()
+
+    async def ask(
+        self, question: Callable[[bittensor.Client], Awaitable[T]], *, timeout_seconds: float = ASK_SECONDS
+    ) -> T:
+        """The answer to a question that may take several requests.
+
+        Raises:
+            TransientFault: the node does not answer, or has forgotten the block. What was sent to it may have arrived.
+        """
+        client = await self._open()
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                return await question(client)
+        except CHAIN_FAULTS as error:
+            await self._leave(client)
+            raise TransientFault(f"the chain at {self.endpoint} did not answer: {_said(error)}") from error
+
+    async def close(self) -> None:
+        """End the connection, if there is one."""
+        if self._client is not None:
+            await self._leave(self._client)
+
+    async def _open(self) -> bittensor.Client:
+        async with self._opening:
+            if self._client is None:
+                client = bittensor.Client(self.endpoint)
+                try:
+                    async with asyncio.timeout(OPEN_SECONDS):
+                        await client.connect()
+                except CHAIN_FAULTS as error:
+                    await _close(client)
+                    raise TransientFault(f"cannot reach the chain at {self.endpoint}: {_said(error)}") from error
+                except asyncio.CancelledError:
+                    await _close(client)
+                    raise
+                logger().info("chain connected", endpoint=self.endpoint)
+                self._client = client
+            return self._client
+
+    async def _leave(self, client: bittensor.Client) -> None:
+        """Who asks next opens another. Others who were still asking fail too, and ask again."""
+        if self._client is client:
+            self._client = None
+        await _close(client)
+
+
+async def _close(client: bittensor.Client) -> None:
+    with contextlib.suppress(*CHAIN_FAULTS):
+        async with asyncio.timeout(CLOSE_SECONDS):
+            await client.close()
+
+
+def _said(error: BaseException) -> str:
+    return " ".join(str(error).split())[:500] or type(error).__name__
