@@ -40,6 +40,11 @@ class Payment(msgspec.Struct, frozen=True, kw_only=True):
     recipient: str | None = None
     block_number: int | None = None
 
+    @property
+    def is_paid(self) -> bool:
+        """Whether somebody gave something for it: a transfer, or a credit."""
+        return not self.reference.startswith("unpaid:")
+
 
 class SignedRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What a miner's hotkey signed. Together with hotkey, code and payment it makes the message of

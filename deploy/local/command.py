@@ -10,7 +10,7 @@ from pathlib import Path
 from deploy.local.data_dir import DataDirError
 from deploy.local.postgres import PostgresError
 from deploy.local.program import LOOPBACK
-from deploy.local.stack import ROOT, Options
+from deploy.local.stack import ROOT, ChainOptions, Options
 from deploy.local.supervisor import ProgramFailed
 from deploy.streams import StreamsError
 from services.evaluator.sandbox import SandboxFault
@@ -38,6 +38,7 @@ def options(
     api_port: int = API_PORT,
     ingest_port: int = INGEST_PORT,
     burn_hotkey: str | None = None,
+    chain: ChainOptions | None = None,
 ) -> Options:
     """The settings of the environment over the defaults given.
 
@@ -55,6 +56,7 @@ def options(
         ingest_port=port("TOURNAMENT_INGEST_PORT", ingest_port),
         public_api_url=environment.optional_text(environ, "TOURNAMENT_API_URL"),
         burn_hotkey=burn_hotkey or environment.optional_text(environ, "TOURNAMENT_BURN_HOTKEY"),
+        chain=chain,
         shards=environment.optional_text(environ, "TOURNAMENT_SHARDS_DIR"),
     )
 

@@ -23,6 +23,30 @@ PROBE_SECONDS = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
+class ChainOptions:
+    """Real money: which chain, and whose wallet."""
+
+    endpoint: str
+    payment_recipient: str
+    """The coldkey that miners pay."""
+    wallet_name: str
+    wallet_hotkey: str
+    wallet_path: str
+    hotkey: str
+    """Its address: it signs the weights and names what was measured."""
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What a service that sets weights needs."""
+        return {
+            "TOURNAMENT_CHAIN_ENDPOINT": self.endpoint,
+            "TOURNAMENT_WALLET_NAME": self.wallet_name,
+            "TOURNAMENT_WALLET_HOTKEY": self.wallet_hotkey,
+            "TOURNAMENT_WALLET_PATH": self.wallet_path,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
 class Options:
     """One local tournament."""
 
@@ -37,6 +61,8 @@ class Options:
     public_api_url: str | None = None
     """How miners reach the API; None: by host and port."""
     burn_hotkey: str | None = None
+    chain: ChainOptions | None = None
+    """None: unpaid local mode."""
     shards: str | None = None
     runtime: str = "runc"
     """Of the docker sandbox."""
@@ -62,6 +88,7 @@ async def tournament(options: Options, report: Report) -> AsyncIterator[Tourname
     folder = options.data_dir
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(data_dir.hold(folder))
+        data_dir.reserve(folder, "unpaid" if options.chain is None else f"paid on {options.chain.endpoint}")
         _check_ports(options)
         secret = data_dir.secret(folder)
         nats_port, postgres_port = free_port(), free_port()
@@ -78,6 +105,7 @@ async def tournament(options: Options, report: Report) -> AsyncIterator[Tourname
             postgres.server(folder / "postgres", port=postgres_port, password=secret),
         )
         await stack.enter_async_context(keep_running(servers, folder, report))
+        data_dir.publish_nats_url(folder, place.nats_url)
         report("applying streams and migrations")
         await _apply(place)
         report("starting the five services")
@@ -93,17 +121,25 @@ def _check_ports(options: Options) -> None:
 
 def _services(options: Options, place: Tournament) -> list[Program]:
     """Each service gets what it needs and nothing more: only the api knows where the database is."""
+    chain = options.chain
     hparams = {"TOURNAMENT_HPARAMS": str(options.hparams)}
     artifacts = {"TOURNAMENT_ARTIFACTS_DIR": str(options.data_dir / "artifacts")}
     evaluator = {
         "TOURNAMENT_SANDBOX": options.sandbox,
         "TOURNAMENT_SANDBOX_RUNTIME": options.runtime,
         "TOURNAMENT_SHARDS_DIR": options.shards or "",
+        "TOURNAMENT_EVALUATOR_HOTKEY": "" if chain is None else chain.hotkey,
     }
     ingest = {
         "TOURNAMENT_INGEST_HOST": options.host,
         "TOURNAMENT_INGEST_PORT": str(options.ingest_port),
         "TOURNAMENT_API_URL": options.public_api_url or place.api_url,
+        "TOURNAMENT_CHAIN_ENDPOINT": "" if chain is None else chain.endpoint,
+        "TOURNAMENT_PAYMENT_RECIPIENT": "" if chain is None else chain.payment_recipient,
+    }
+    weights = {
+        "TOURNAMENT_BURN_HOTKEY": options.burn_hotkey or "",
+        **({} if chain is None else chain.settings),
     }
     api = {
         "TOURNAMENT_API_HOST": options.host,
@@ -114,7 +150,7 @@ def _services(options: Options, place: Tournament) -> list[Program]:
         _service("ingest", place, {**hparams, **artifacts, **ingest}, health=place.ingest_url),
         _service("evaluator", place, {**artifacts, **evaluator}),
         _service("verifier", place, artifacts),
-        _service("weights", place, {**hparams, "TOURNAMENT_BURN_HOTKEY": options.burn_hotkey or ""}),
+        _service("weights", place, {**hparams, **weights}),
         _service("api", place, {**hparams, **api}, health=place.api_url),
     )
     return list(programs)

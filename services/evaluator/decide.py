@@ -8,7 +8,7 @@ from shared.submission import Submission, fold
 def refuses_sandbox(story: list[Recorded], *, sandbox: Kind) -> str | None:
     """Why a submission must not run in this sandbox, or None. Foreign code that was paid for needs Docker."""
     state = fold(story)
-    if state is not None and state.paid.payment.amount_rao > 0 and sandbox != "docker":
+    if state is not None and state.paid.payment.is_paid and sandbox != "docker":
         return (
             "a paid submission is only ever run in the docker sandbox; "
             "start an engine, run `just sandbox-image` and restart the evaluator"

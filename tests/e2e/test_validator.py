@@ -40,7 +40,6 @@ class Validator:
         hparams.write_bytes(SINGLE.encode())
         return started(
             *("neurons.validator", "--sandbox", "process", "--hparams", str(hparams), "--burn-hotkey", ALICE),
-            *("--wallet.name", "w", "--wallet.hotkey", "h"),
             folder=self.folder,
             TOURNAMENT_API_PORT=str(self.api_port),
             TOURNAMENT_INGEST_PORT=str(self.ingest_port),

@@ -33,7 +33,7 @@ from shared.events import (
 from shared.hparams import Hparams
 from shared.submission import Submission, fold
 from tests.support.servers import ACK_WAIT_SECONDS, eventually
-from tests.support.stories import paid, requested
+from tests.support.stories import TRANSFER, paid, requested
 from tests.support.tiny import BASIC, TINY
 
 T = TypeVar("T")
@@ -100,7 +100,8 @@ async def submit(
 ) -> EvalRequested:
     """Pay and ask for an evaluation, as ingest does."""
     code_sha256 = tournament.artifacts.put(code.encode() if isinstance(code, str) else code)
-    payment = Payment(reference="r", amount_rao=amount_rao)
+    reference = TRANSFER if amount_rao else f"unpaid:{submission}"
+    payment = Payment(reference=reference, amount_rao=amount_rao)
     bought: SubmissionPaid = msgspec.structs.replace(paid(submission), code_sha256=code_sha256, payment=payment)
     evaluation_id = f"evaluation-{submission}"
     wanted = msgspec.structs.replace(

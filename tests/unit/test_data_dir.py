@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.local.data_dir import DataDirError, hold, secret
+from deploy.local.data_dir import DataDirError, hold, nats_url, publish_nats_url, reserve, secret
 
 PROJECT = Path(__file__).parents[2]
 
@@ -46,3 +46,23 @@ def test_the_secret_is_made_once_and_is_its_owners_alone(tmp_path: Path) -> None
     assert first[0] == "t", "nats.conf would read a number"
     assert (tmp_path / "secret").stat().st_mode & 0o777 == 0o600
     assert [file.name for file in tmp_path.iterdir()] == ["secret"]
+
+
+def test_a_folder_serves_one_purpose(tmp_path: Path) -> None:
+    reserve(tmp_path, "unpaid")
+    reserve(tmp_path, "unpaid")
+    with pytest.raises(DataDirError, match=r"another kind \(unpaid\), this one is paid on finney"):
+        reserve(tmp_path, "paid on finney")
+
+
+def test_the_server_is_found_while_somebody_holds_the_folder(tmp_path: Path) -> None:
+    with pytest.raises(DataDirError, match=r"no validator runs in .*; start it"):
+        nats_url(tmp_path)
+    with hold(tmp_path):
+        with pytest.raises(DataDirError, match="no validator runs in"):
+            nats_url(tmp_path)
+        publish_nats_url(tmp_path, "nats://t@127.0.0.1:1")
+        assert nats_url(tmp_path) == "nats://t@127.0.0.1:1"
+        assert (tmp_path / "nats_url").stat().st_mode & 0o077 == 0
+    with pytest.raises(DataDirError, match="no validator runs in"):
+        nats_url(tmp_path)

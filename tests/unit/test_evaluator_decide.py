@@ -12,7 +12,7 @@ from services.evaluator.settings import Settings, from_environment
 from shared.environment import SettingsError
 from shared.events import Event, Payment, Recorded
 from shared.submission import fold
-from tests.support.stories import abandoned, completed, finished, paid, requested, started, story, verified
+from tests.support.stories import TRANSFER, abandoned, completed, finished, paid, requested, started, story, verified
 
 REQUEST = requested()
 ASKED: tuple[Event, ...] = (paid(), REQUEST)
@@ -93,9 +93,14 @@ def test_a_run_is_recorded_once_and_only_by_the_latest_attempt() -> None:
     assert decide.report(story(*BEGUN), REQUEST, completed(1)) == []
 
 
-def test_paid_code_runs_in_docker_only() -> None:
+@pytest.mark.parametrize(
+    "payment",
+    [Payment(reference=TRANSFER, amount_rao=100_000_000), Payment(reference=f"credit:{'c' * 32}", amount_rao=0)],
+    ids=["transfer", "credit"],
+)
+def test_paid_code_runs_in_docker_only(payment: Payment) -> None:
     unpaid = paid()
-    bought = msgspec.structs.replace(unpaid, payment=Payment(reference="0xab-1", amount_rao=100_000_000))
+    bought = msgspec.structs.replace(unpaid, payment=payment)
     assert decide.refuses_sandbox(story(bought), sandbox="docker") is None
     assert decide.refuses_sandbox(story(unpaid), sandbox="process") is None
     refusal = decide.refuses_sandbox(story(bought), sandbox="process")
