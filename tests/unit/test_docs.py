@@ -15,7 +15,7 @@ import pytest
 
 from neurons import miner, validator
 from shared import events, hparams, subjects
-from shared.events import CATALOGUE, Check, Envelope, Gpu, Machine, Payment, Phases, Standing
+from shared.events import CATALOGUE, Check, Envelope, Gpu, Machine, Payment, Phases, SignedRequest, Standing
 from shared.faults import Failure
 from shared.streams import CONSUMERS, MAX_EVENT_BYTES
 
@@ -26,7 +26,7 @@ PAGES = sorted([*PROJECT.glob("*.md"), *DOCS.rglob("*.md")])
 RECORDS = [PROJECT / "CHANGELOG.md", *(DOCS / "adr").iterdir()]
 """What was true when it was written: files and recipes that these name may be gone."""
 PRESENT = [page for page in PAGES if page not in RECORDS]
-PARTS = (Envelope, Payment, Phases, Machine, Gpu, Check, Standing)
+PARTS = (Envelope, Payment, SignedRequest, Phases, Machine, Gpu, Check, Standing)
 SECTIONS = {"Envelope": "The envelope"}
 WORDS = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
 
