@@ -48,7 +48,8 @@ REQUEST_EVALUATIONS = Consumer(
 CHECK_CLAIMS = Consumer(
     name="ingest-check-claims",
     filter_subject="tournament.claim.*.claimed",
-    slots=64,
+    # One that waits for its next delivery occupies a slot, and must not keep another from its first.
+    slots=10_000,
     # A claim waits for the chain as long as that takes: it is refused, or proven, and never given up.
     max_deliveries=1_000_000,
     pauses_seconds=(2.0, 4.0, 6.0, 12.0, 24.0, 60.0),
