@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import bittensor
+from bittensor._transport.errors import SubstrateRequestException
 
 from shared.faults import TransientFault
 from shared.logs import logger
@@ -16,8 +17,8 @@ OPEN_SECONDS = 30.0
 ASK_SECONDS = 30.0
 CLOSE_SECONDS = 2.0
 
-CHAIN_FAULTS = (bittensor.result.BittensorError, OSError, EOFError)
-"""What the SDK raises when the node is away, busy or behind. TimeoutError is an OSError."""
+CHAIN_FAULTS = (bittensor.result.BittensorError, SubstrateRequestException, OSError, EOFError)
+"""What the SDK and its transport raise when the node is away, busy or behind. TimeoutError is an OSError."""
 
 
 class Chain:
