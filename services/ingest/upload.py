@@ -1,5 +1,5 @@
-"""Reads a multipart request into a file and a hotkey. It never holds or parses more than the allowed bytes, nor waits
-for ever for them.
+"""Reads a multipart request into a file and the fields beside it. It never holds or parses more than the allowed bytes,
+nor waits for ever for them.
 """
 
 import asyncio
@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from http import HTTPStatus
+from typing import Any
 
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
@@ -17,10 +18,18 @@ from shared import ss58
 from shared.http import Problem
 
 ENVELOPE_BYTES = 16_384
-"""What a body may have beside the file: boundaries, part headers, the other field."""
+"""What a body may have beside the file: boundaries, part headers, the other fields."""
 BODY_SECONDS = 30.0
 MAX_PARTS = 16
 """More are not even counted."""
+
+FREE_FIELDS = ("file", "miner_hotkey")
+PAID_FIELDS = (*FREE_FIELDS, "payment", "signed_at", "signature")
+
+
+def _text(description: str, example: str) -> dict[str, Any]:
+    return {"type": "string", "description": description, "examples": [example]}
+
 
 SCHEMA = {
     "requestBody": {
@@ -29,18 +38,27 @@ SCHEMA = {
             "multipart/form-data": {
                 "schema": {
                     "type": "object",
-                    "required": ["file", "miner_hotkey"],
+                    "required": list(FREE_FIELDS),
                     "properties": {
                         "file": {
                             "type": "string",
                             "format": "binary",
                             "description": "The train.py: UTF-8 Python with a top-level `inner_steps`.",
                         },
-                        "miner_hotkey": {
-                            "type": "string",
-                            "description": "The SS58 address of the hotkey that the reward goes to.",
-                            "examples": ["5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY"],
-                        },
+                        "miner_hotkey": _text(
+                            "The SS58 address of the hotkey that the reward goes to.",
+                            "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY",
+                        ),
+                        "payment": _text(
+                            "Where payments are taken, with the two below: `<block hash>-<extrinsic index>` of the "
+                            "transfer, or `credit:<id>`.",
+                            f"0x{'6f' * 32}-2",
+                        ),
+                        "signed_at": _text("Unix time of the signature, whole seconds.", "1767323045"),
+                        "signature": _text(
+                            "Of the hotkey, sr25519, over the message in docs/api.md: 0x and 128 hex digits.",
+                            f"0x{'5e' * 64}",
+                        ),
                     },
                 }
             }
@@ -54,41 +72,56 @@ class BodyTooLarge(Problem):
     """More than is accepted. The rest of the body is not read, so the connection cannot be used again."""
 
     def __init__(self, max_bytes: int) -> None:
-        detail = f"the request has more than {max_bytes:,} bytes; send one train.py and its hotkey, nothing else"
+        detail = f"the request has more than {max_bytes:,} bytes; send one train.py and the fields for it, nothing else"
         super().__init__(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body_too_large", detail)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Upload:
+    """As it was sent; only the hotkey is checked. The last three are empty where no payments are taken."""
+
     source: bytes
     miner_hotkey: str
+    payment: str = ""
+    signed_at: str = ""
+    signature: str = ""
 
 
-async def read(request: Request, *, max_code_bytes: int) -> Upload:
-    """The two fields of a submission. What the file contains is not looked at.
+async def read(request: Request, *, max_code_bytes: int, paid: bool) -> Upload:
+    """The fields of a submission. What the file contains is not looked at.
 
     Raises:
-        Problem: too large, too slow, or not exactly one file and one Bittensor address.
+        Problem: too large, too slow, or not exactly one of each field and a Bittensor address.
     """
     # The body is read to its end before anything is said about it: an answer in the middle of a body may get lost.
     body = await _body(request, max_bytes=max_code_bytes + ENVELOPE_BYTES)
     async with _form(request, body) as fields:
         names = [name for name, _ in fields]
-        if sorted(names) != ["file", "miner_hotkey"]:
-            raise _invalid(
-                f"send one file and one miner_hotkey, nothing else; received: {', '.join(names) or 'nothing'}"
-            )
+        wanted = PAID_FIELDS if paid else FREE_FIELDS
+        if sorted(names) != sorted(wanted):
+            raise _invalid(_wanted(names, paid=paid))
         values = dict(fields)
-        file, miner_hotkey = values["file"], values["miner_hotkey"]
+        file = values.pop("file")
         if not isinstance(file, UploadFile):
             raise _invalid("file must be sent as a file, with a name: curl -F file=@train.py")
-        if not isinstance(miner_hotkey, str):
-            raise _invalid("miner_hotkey must be sent as text: curl -F miner_hotkey=5…")
+        texts = {name: value for name, value in values.items() if isinstance(value, str)}
+        for name in values.keys() - texts.keys():
+            raise _invalid(f"{name} must be sent as text: curl -F {name}=…")
         try:
-            ss58.check(miner_hotkey)
+            ss58.check(texts["miner_hotkey"])
         except ss58.InvalidAddress as error:
             raise _invalid(f"miner_hotkey cannot be used: {error}") from None
-        return Upload(source=await file.read(), miner_hotkey=miner_hotkey)
+        return Upload(source=await file.read(), **texts)
+
+
+def _wanted(names: list[str], *, paid: bool) -> str:
+    received = f"received: {', '.join(names) or 'nothing'}"
+    if paid:
+        return (
+            "this validator takes payments: send one file, miner_hotkey, payment, signed_at and signature, nothing "
+            f"else; {received}"
+        )
+    return f"send one file and one miner_hotkey, nothing else; {received}"
 
 
 async def _body(request: Request, *, max_bytes: int) -> bytes:

@@ -21,13 +21,11 @@ import nats
 import pytest
 
 from deploy.local.program import free_port
-from services.ingest import handlers, http, payment, upload
-from services.ingest.check import SourceCheck
-from services.ingest.handlers import PaymentAlreadyUsed
+from services.ingest import handlers, http, upload
 from shared import bus, hparams, streams, subjects
 from shared.artifacts import ArtifactStore
 from shared.bus import Bus
-from shared.events import EvalRequested, MessageDeadLettered, Payment, Recorded, SubmissionPaid
+from shared.events import EvalRequested, MessageDeadLettered, Recorded, SubmissionPaid
 from tests.support.servers import NatsServer, eventually
 from tests.support.stories import ALICE, started
 
@@ -465,48 +463,6 @@ async def test_a_disk_that_takes_nothing_is_said_logged_and_waited_for(
     expect_one_of_each(await eventually(lambda: requested(connection)))
 
 
-async def test_a_payment_that_bought_another_submission_is_refused(
-    connection: Bus, artifacts: ArtifactStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def confirm(*, miner_hotkey: str, code_sha256: str) -> Payment:
-        return Payment(reference="block-7-2", amount_rao=100_000_000)
-
-    monkeypatch.setattr(payment, "confirm", confirm)
-    # Both arrive at once: whichever is first has it.
-    outcomes = await asyncio.gather(
-        *(handlers.submit(connection, artifacts, source, miner_hotkey=ALICE) for source in (SOURCE, SOURCE + b"#")),
-        return_exceptions=True,
-    )
-    assert sorted(type(outcome).__name__ for outcome in outcomes) == ["PaymentAlreadyUsed", "Submitted"]
-    (paid,) = await events(connection, SubmissionPaid)
-    late = SOURCE + b"# late"
-    for source, hotkey in [(late, ALICE), (SOURCE, BOB)]:
-        with pytest.raises(PaymentAlreadyUsed, match="block-7-2"):
-            await handlers.submit(connection, artifacts, source, miner_hotkey=hotkey)
-    assert not any(path.read_bytes() == late for path in artifacts.root.rglob("*") if path.is_file())
-
-    reached: asyncio.Future[Bus] = asyncio.get_running_loop().create_future()
-    reached.set_result(connection)
-    check = SourceCheck(max_bytes=COMPETITION.max_code_bytes)
-    app = http.create(
-        http.Ingest(
-            bus=reached,
-            artifacts=artifacts,
-            check=check,
-            max_code_bytes=COMPETITION.max_code_bytes,
-            api_url="https://tournament.example",
-        )
-    )
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app)) as client:
-        response = await client.post("http://ingest/submissions", files={"file": ("t.py", late)}, data=HOTKEY)
-        assert (response.status_code, response.json()["code"]) == (409, "payment_already_used")
-        mine = SOURCE if isinstance(outcomes[0], handlers.Submitted) else SOURCE + b"#"
-        again = await client.post("http://ingest/submissions", files={"file": ("t.py", mine)}, data=HOTKEY)
-        assert (again.status_code, again.json()["submission_id"]) == (200, paid.submission_id)
-    await check.close()
-    assert len(await events(connection, SubmissionPaid)) == 1
-
-
 async def test_kill_9_between_the_two_events_loses_and_doubles_nothing(
     nats_url: str, connection: Bus, artifacts: ArtifactStore, client: httpx.AsyncClient
 ) -> None:
@@ -610,16 +566,36 @@ async def test_a_file_that_hangs_the_parser_stops_nobody_else(service: Service, 
     assert (await submit(client, service)).status_code == 201
 
 
+async def test_it_says_that_submissions_are_free(service: Service, client: httpx.AsyncClient) -> None:
+    said = (await client.get(f"{service.url}/info")).json()
+    assert abs(said.pop("time_seconds") - time.time()) < REQUEST_SECONDS
+    assert said == {
+        "netuid": COMPETITION.economy.netuid,
+        "submission_cost_rao": COMPETITION.economy.submission_cost_rao,
+        "payment_max_age_seconds": COMPETITION.economy.payment_max_age_seconds,
+        "payment_recipient": None,
+        "genesis_hash": None,
+        "hparams": COMPETITION.name,
+        "hparams_sha256": COMPETITION.sha256,
+        "max_code_bytes": COMPETITION.max_code_bytes,
+        "api_url": "https://tournament.example",
+    }
+    refused = await client.post(
+        f"{service.url}/submissions", files=FILE, data={**HOTKEY, "payment": "1", "signed_at": "1", "signature": "1"}
+    )
+    assert (refused.status_code, refused.json()["code"]) == (422, "invalid_request")
+
+
 async def test_its_answers_are_described(service: Service, client: httpx.AsyncClient) -> None:
     described = (await client.get(f"{service.url}/openapi.json")).json()
     answers = described["paths"]["/submissions"]["post"]["responses"]
-    assert sorted(answers) == ["200", "201", "408", "409", "413", "422", "503"]
+    assert sorted(answers) == ["200", "201", "202", "401", "402", "408", "409", "413", "422", "503"]
     for status, answer in answers.items():
         model = answer["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
-        assert model == ("Accepted" if status < "400" else "ProblemBody")
+        assert model == {"200": "Accepted", "201": "Accepted", "202": "Claimed"}.get(status, "ProblemBody")
     fields = described["paths"]["/submissions"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
     assert fields["required"] == ["file", "miner_hotkey"]
-    for model in ("Accepted", "ProblemBody"):
+    for model in ("Accepted", "Claimed", "Info", "ProblemBody"):
         assert all(
             field.get("description") for field in described["components"]["schemas"][model]["properties"].values()
         )

@@ -1,4 +1,4 @@
-"""What arrives over HTTP: two fields exactly, never more bytes than allowed, never for ever."""
+"""What arrives over HTTP: exactly the fields that belong there, never more bytes than allowed, never for ever."""
 
 import asyncio
 import itertools
@@ -56,13 +56,13 @@ def sent(parts: Parts) -> Client:
     return Client({"content-type": request.headers["content-type"]}, [request.read()])
 
 
-async def read(client: Client) -> Upload:
-    return await upload.read(client.request(), max_code_bytes=MAX_CODE_BYTES)
+async def read(client: Client, *, paid: bool = False) -> Upload:
+    return await upload.read(client.request(), max_code_bytes=MAX_CODE_BYTES, paid=paid)
 
 
-async def refusal(client: Client) -> Problem:
+async def refusal(client: Client, *, paid: bool = False) -> Problem:
     with pytest.raises(Problem) as caught:
-        await read(client)
+        await read(client, paid=paid)
     return caught.value
 
 
@@ -119,6 +119,50 @@ async def test_what_is_not_one_file_and_one_hotkey_is_refused(why: str, parts: P
     assert (problem.status, problem.code) == (422, "invalid_request"), why
     with pytest.raises(Problem, match=detail):
         raise problem
+
+
+PROOF = [(name, (None, name.upper())) for name in ("payment", "signed_at", "signature")]
+
+
+async def test_where_payments_are_taken_a_submission_has_three_more_fields() -> None:
+    expected = Upload(
+        source=b"def inner_steps(): ...",
+        miner_hotkey=ALICE,
+        payment="PAYMENT",
+        signed_at="SIGNED_AT",
+        signature="SIGNATURE",
+    )
+    assert await read(sent([FILE, HOTKEY, *PROOF]), paid=True) == expected
+    assert await read(sent([*reversed(PROOF), HOTKEY, FILE]), paid=True) == expected
+
+
+@pytest.mark.parametrize(
+    ("why", "parts"),
+    [
+        ("unpaid", [FILE, HOTKEY]),
+        *((f"no {name}", [FILE, HOTKEY, *(part for part in PROOF if part[0] != name)]) for name, _ in PROOF),
+        *((f"two of {part[0]}", [FILE, HOTKEY, *PROOF, part]) for part in PROOF),
+        ("a field too many", [FILE, HOTKEY, *PROOF, ("tip", (None, "1"))]),
+    ],
+)
+async def test_where_payments_are_taken_it_has_each_of_them_once(why: str, parts: Parts) -> None:
+    problem = await refusal(sent(parts), paid=True)
+    assert (problem.status, problem.code) == (422, "invalid_request"), why
+    assert "this validator takes payments: send one file, miner_hotkey, payment, signed_at" in problem.detail
+    assert problem.detail.endswith(f"received: {', '.join(name for name, _ in parts)}")
+
+
+@pytest.mark.parametrize("name", ["miner_hotkey", "payment", "signed_at", "signature"])
+async def test_no_text_is_sent_as_a_file(name: str) -> None:
+    parts = [FILE, *((part[0], (part[0], part[1][1]) if part[0] == name else part[1]) for part in [HOTKEY, *PROOF])]
+    problem = await refusal(sent(parts), paid=True)
+    assert (problem.status, problem.code) == (422, "invalid_request")
+    assert f"{name} must be sent as text" in problem.detail
+
+
+async def test_where_nothing_is_paid_no_payment_is_taken() -> None:
+    problem = await refusal(sent([FILE, HOTKEY, *PROOF]))
+    assert problem.detail.startswith("send one file and one miner_hotkey, nothing else; received: file, miner_hotkey, ")
 
 
 @pytest.mark.parametrize(
