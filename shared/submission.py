@@ -6,10 +6,12 @@ from typing import Literal
 import msgspec
 
 from shared.events import (
+    Disqualified,
     EvalRequested,
     EvaluationAbandoned,
     EvaluationStarted,
     Recorded,
+    Reinstated,
     RunCompleted,
     SubmissionPaid,
     Verified,
@@ -28,7 +30,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 class Submission(msgspec.Struct, frozen=True, kw_only=True):
     """State of one submission after its events so far, in stream order.
 
-    `requested`, `attempt` and `runs` are those of the latest evaluation: a re-test starts afresh.
+    `requested`, `attempt` and `runs` are those of the latest evaluation: a re-test starts afresh. A disqualification
+    stops no evaluation and outlives each: taken back, it leaves everything as if it had never been.
     """
 
     paid: SubmissionPaid
@@ -40,6 +43,8 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     attempt: int = 0
     runs: tuple[Run, ...] = ()
     abandoned: EvaluationAbandoned | None = None
+    disqualified: Disqualified | None = None
+    """The disqualification that is in force."""
 
     @property
     def submission_id(self) -> str:
@@ -51,29 +56,37 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
         return next((run.verified for run in self.runs if run.verified and run.verified.failure), None)
 
     @property
-    def finished(self) -> bool:
+    def passed(self) -> bool:
         """All runs of the evaluation passed."""
         if self.requested is None or len(self.runs) < self.requested.runs:
             return False
         return all(run.verified is not None and run.verified.failure is None for run in self.runs)
 
     @property
-    def final_score(self) -> float | None:
+    def finished(self) -> bool:
+        """It passed, and counts."""
+        return self.passed and self.disqualified is None
+
+    @property
+    def score(self) -> float | None:
         """Mean tokens per second of the passed runs; None unless all runs passed."""
-        if not self.finished:
+        if not self.passed:
             return None
         return sum(run.completed.tokens_per_second for run in self.runs) / len(self.runs)
 
     @property
-    def status(self) -> Status:
-        """`pending`: waits for an evaluator. `evaluating`: a sandbox has it. `validating`: measured, verdicts are
-        awaited. `finished`: ranked. `failed_validation`: a run failed. `error`: given up, the validator's fault.
-        """
+    def final_score(self) -> float | None:
+        """The score, if it counts."""
+        return self.score if self.finished else None
+
+    @property
+    def outcome(self) -> Status:
+        """The status of the evaluation alone, whatever an operator has decided."""
         if self.abandoned is not None:
             return "error"
         if self.failed is not None:
             return "failed_validation"
-        if self.finished:
+        if self.passed:
             return "finished"
         if self.requested is None or self.attempt == 0:
             return "pending"
@@ -81,13 +94,23 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
         return "validating" if measured else "evaluating"
 
     @property
+    def status(self) -> Status:
+        """`pending`: waits for an evaluator. `evaluating`: a sandbox has it. `validating`: measured, verdicts are
+        awaited. `finished`: ranked. `failed_validation`: a run failed, or an operator disqualified it. `error`: given
+        up, the validator's fault.
+        """
+        return self.outcome if self.disqualified is None else "failed_validation"
+
+    @property
     def settled(self) -> bool:
         """No further event is needed for this evaluation."""
-        return self.status in ("finished", "failed_validation", "error")
+        return self.outcome in ("finished", "failed_validation", "error")
 
     @property
     def error_message(self) -> str | None:
         """What to tell the miner, or None while nothing went wrong."""
+        if self.disqualified is not None:
+            return f"disqualified: {self.disqualified.reason}"
         if self.abandoned is not None:
             return f"given up for the validator's own fault: {self.abandoned.detail}"
         failed = self.failed
@@ -128,6 +151,10 @@ def evolve(state: Submission | None, recorded: Recorded) -> Submission | None:
             return msgspec.structs.replace(state, runs=runs)
         case EvaluationAbandoned() if _current(state, event.evaluation_id):
             return msgspec.structs.replace(state, abandoned=event)
+        case Disqualified():
+            return msgspec.structs.replace(state, disqualified=event)
+        case Reinstated():
+            return msgspec.structs.replace(state, disqualified=None)
         case _:
             return state
 

@@ -1,5 +1,6 @@
-"""RunCompleted -> Verified by a work queue; Verified -> LeaderboardChanged by following the stream. Both can be
-killed at any point and run in any number of replicas: what is recorded already is recognised, never repeated.
+"""RunCompleted -> Verified by a work queue; Verified, Disqualified, Reinstated -> LeaderboardChanged by following the
+stream. Both can be killed at any point and run in any number of replicas: what is recorded already is recognised, never
+repeated.
 """
 
 import asyncio
@@ -42,10 +43,9 @@ async def rank(bus: Bus) -> None:
     recorded_up_to: dict[str, int] = {}
     async for batch in bus.follow(after=0):
         for recorded in batch:
-            change = ranking.apply(standings, recorded)
-            if change is None or change.cause_sequence <= recorded_up_to.get(change.competition, 0):
-                continue
-            recorded_up_to[change.competition] = await _record(bus, change, cause=recorded)
+            for change in ranking.apply(standings, recorded):
+                if change.cause_sequence > recorded_up_to.get(change.competition, 0):
+                    recorded_up_to[change.competition] = await _record(bus, change, cause=recorded)
 
 
 async def _record(bus: Bus, change: LeaderboardChanged, *, cause: Recorded) -> int:
@@ -71,7 +71,10 @@ async def _record(bus: Bus, change: LeaderboardChanged, *, cause: Recorded) -> i
             logger().warning("leaderboard not recorded yet", error=str(fault), attempt=attempt)
             await asyncio.sleep(retry_seconds(attempt))
         else:
-            logger().info("ranked", submission=change.entry.submission_id, rank=change.entry.rank)
+            if change.entry is None:
+                logger().info("left the ranking", submission=change.removed_submission_id)
+            else:
+                logger().info("ranked", submission=change.entry.submission_id, rank=change.entry.rank)
             return change.cause_sequence
 
 

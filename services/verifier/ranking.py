@@ -1,7 +1,8 @@
 """The standings of every competition as a fold over the stream. Pure: the same events always give the same changes.
 
 A submission holds at most one place in a competition, by its latest finished evaluation there. The highest mean of
-tokens per second leads; on a tie, whoever was submitted first.
+tokens per second leads; on a tie, whoever was submitted first. Whoever is disqualified leaves the ranking of every
+competition, and returns to it when reinstated.
 """
 
 import bisect
@@ -31,24 +32,37 @@ class Ranking:
     submissions: dict[str, Submission] = field(default_factory=dict)
     places: dict[str, list[Place]] = field(default_factory=dict)
     """By competition (hparams sha256), best first."""
-    held: dict[tuple[str, str], Place] = field(default_factory=dict)
-    """The same by competition and submission."""
+    held: dict[str, dict[str, Place]] = field(default_factory=dict)
+    """By submission and competition. Those that are disqualified hold theirs too, to return to it."""
 
 
-def apply(ranking: Ranking, recorded: Recorded) -> LeaderboardChanged | None:
-    """Fold one event, in stream order. Returns the change that it causes, if it is the verdict that finishes one."""
+def apply(ranking: Ranking, recorded: Recorded) -> list[LeaderboardChanged]:
+    """Fold one event, in stream order. Returns the changes that it causes: none, or one of each competition."""
     category, submission_id = recorded.subject.split(".")[1:3]
     if category != "submission":
-        return None
+        return []
     before = ranking.submissions.get(submission_id)
     after = evolve(before, _without_log(recorded))
     if after is None:
-        return None
+        return []
     ranking.submissions[submission_id] = after
-    already = before is not None and before.status == "finished"
-    if not isinstance(recorded.event, Verified) or already or after.status != "finished":
-        return None
-    return _enter(ranking, after, cause_sequence=recorded.sequence)
+    held = ranking.held.setdefault(submission_id, {})
+    was_ranked, is_ranked = before is None or before.disqualified is None, after.disqualified is None
+    if was_ranked and not is_ranked:
+        return [_leave(ranking, competition, held[competition], recorded.sequence) for competition in held]
+    if is_ranked and not was_ranked:
+        return [_enter(ranking, competition, held[competition], recorded.sequence) for competition in held]
+    already = before is not None and before.outcome == "finished"
+    if not isinstance(recorded.event, Verified) or already or after.outcome != "finished":
+        return []
+    assert after.requested is not None
+    competition = after.requested.hparams_sha256
+    earlier, held[competition] = held.get(competition), _place(after)
+    if not is_ranked:
+        return []
+    if earlier is not None:
+        _remove(ranking.places[competition], earlier)
+    return [_enter(ranking, competition, held[competition], recorded.sequence)]
 
 
 def _without_log(recorded: Recorded) -> Recorded:
@@ -59,31 +73,49 @@ def _without_log(recorded: Recorded) -> Recorded:
     return msgspec.structs.replace(recorded, envelope=msgspec.structs.replace(recorded.envelope, data=completed))
 
 
-def _enter(ranking: Ranking, finished: Submission, *, cause_sequence: int) -> LeaderboardChanged:
-    assert finished.requested is not None
-    assert finished.final_score is not None
-    competition = finished.requested.hparams_sha256
-    places = ranking.places.setdefault(competition, [])
-    earlier = ranking.held.get((competition, finished.submission_id))
-    if earlier is not None:
-        del places[bisect.bisect_left(places, earlier)]
-    entry = Place(
-        negated_score=-finished.final_score,
-        submitted_sequence=finished.paid_sequence,
-        submission_id=finished.submission_id,
-        miner_hotkey=finished.paid.miner_hotkey,
-        miner_uid=finished.paid.miner_uid,
+def _place(passed: Submission) -> Place:
+    assert passed.score is not None
+    return Place(
+        negated_score=-passed.score,
+        submitted_sequence=passed.paid_sequence,
+        submission_id=passed.submission_id,
+        miner_hotkey=passed.paid.miner_hotkey,
+        miner_uid=passed.paid.miner_uid,
     )
+
+
+def _enter(ranking: Ranking, competition: str, entry: Place, cause_sequence: int) -> LeaderboardChanged:
+    places = ranking.places.setdefault(competition, [])
     index = bisect.bisect(places, entry)
     places.insert(index, entry)
-    ranking.held[competition, finished.submission_id] = entry
     return LeaderboardChanged(
         competition=competition,
         cause_sequence=cause_sequence,
         entry=_standing(entry, rank=index + 1),
         ranked=len(places),
-        top=tuple(_standing(place, rank=rank) for rank, place in enumerate(places[:TOP_ROWS], start=1)),
+        top=_top(places),
     )
+
+
+def _leave(ranking: Ranking, competition: str, entry: Place, cause_sequence: int) -> LeaderboardChanged:
+    places = ranking.places[competition]
+    _remove(places, entry)
+    return LeaderboardChanged(
+        competition=competition,
+        cause_sequence=cause_sequence,
+        entry=None,
+        ranked=len(places),
+        top=_top(places),
+        removed_submission_id=entry.submission_id,
+    )
+
+
+def _remove(places: list[Place], entry: Place) -> None:
+    del places[bisect.bisect_left(places, entry)]
+
+
+def _top(places: list[Place]) -> tuple[Standing, ...]:
+    return tuple(_standing(place, rank=rank) for rank, place in enumerate(places[:TOP_ROWS], start=1))
 
 
 def _standing(place: Place, *, rank: int) -> Standing:

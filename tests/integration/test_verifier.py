@@ -32,7 +32,7 @@ from shared.events import (
 from shared.submission import Submission, fold
 from tests.support.evidence import EXPECTED, REFERENCE, altered
 from tests.support.servers import eventually
-from tests.support.stories import completed, finished, paid, requested, started
+from tests.support.stories import completed, disqualified, finished, paid, reinstated, requested, started
 
 pytestmark = pytest.mark.servers
 
@@ -118,6 +118,7 @@ async def test_three_passed_runs_are_judged_and_ranked(
     state = fold(story)
     assert state is not None
     assert (state.status, state.final_score) == ("finished", 30.0)
+    assert change.entry is not None
     assert (change.entry.score, change.entry.rank, change.ranked) == (30.0, 1, 1)
     assert change.cause_sequence == verdicts[-1].sequence
     runs = {recorded.envelope.id: recorded for recorded in story if isinstance(recorded.event, RunCompleted)}
@@ -220,8 +221,7 @@ async def whole_stream(connection: Bus) -> list[Recorded]:
 async def expected_changes(connection: Bus) -> list[LeaderboardChanged]:
     """What the pure fold says must be recorded, in this order and nothing else."""
     ranking = Ranking()
-    changes = (apply(ranking, recorded) for recorded in await whole_stream(connection))
-    return [change for change in changes if change is not None]
+    return [change for recorded in await whole_stream(connection) for change in apply(ranking, recorded)]
 
 
 async def test_a_ranker_that_starts_anywhere_records_what_is_missing_and_nothing_twice(
@@ -240,6 +240,38 @@ async def test_a_ranker_that_starts_anywhere_records_what_is_missing_and_nothing
     assert found == await expected_changes(connection)
     sequences = [recorded.sequence for recorded in await whole_stream(connection)]
     assert sequences == list(range(1, len(sequences) + 1))
+
+
+async def test_disqualified_and_reinstated_in_whatever_pieces_a_ranker_sees_it(nats_url: str, connection: Bus) -> None:
+    competition = "c" * 64
+    for number in range(3):
+        await tell(connection, paid(f"s{number}"), *finished(f"s{number}", (10.0 + number,)))
+    again = disqualified("s2", after_sequence=99)
+    decisions: list[Event] = [disqualified("s2"), disqualified("s1"), reinstated("s2"), again]
+    async with ranking_only(nats_url):
+        await eventually(functools.partial(leaderboard, connection, competition, 3))
+        await tell(connection, decisions[0])
+        await eventually(functools.partial(leaderboard, connection, competition, 4))
+    await tell(connection, *decisions[1:])  # while it is away
+    async with ranking_only(nats_url), ranking_only(nats_url):
+        found = await eventually(lambda: leaderboard(connection, competition, 7))
+    assert found == await expected_changes(connection)
+    assert [[row.submission_id for row in change.top] for change in found[2:]] == [
+        ["s2", "s1", "s0"],
+        ["s1", "s0"],
+        ["s0"],
+        ["s2", "s0"],
+        ["s0"],
+    ]
+    # Who starts again, alone, finds all of it recorded.
+    end = len(await whole_stream(connection))
+    await tell(connection, paid("s9"), *finished("s9", (1.0,)))
+    async with ranking_only(nats_url):
+        await eventually(functools.partial(leaderboard, connection, competition, 8))
+    assert len(await whole_stream(connection)) == end + 6
+    assert await events_of(connection, subjects.leaderboard(competition), LeaderboardChanged) == (
+        await expected_changes(connection)
+    )
 
 
 def verifier_process(nats_url: str, artifacts: ArtifactStore) -> subprocess.Popen[bytes]:

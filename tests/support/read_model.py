@@ -192,8 +192,7 @@ def recorded(lives: Sequence[Sequence[Event]], *, at_once: int = 7) -> list[Reco
         for story in waiting[:at_once]:
             said = record(len(events) + 1, story.pop(0))
             events.append(said)
-            change = apply(ranking, said)
-            if change is not None:
+            for change in apply(ranking, said):
                 events.append(record(len(events) + 1, change))
         waiting = [story for story in waiting if story]
     return events

@@ -1,12 +1,25 @@
 """The life of a submission: given these events, this status. Late, doubled and fenced-off events change nothing."""
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.events import Event
 from shared.submission import Submission, evolve, fold
-from tests.support.stories import abandoned, completed, finished, paid, record, requested, started, story, verified
+from tests.support.stories import (
+    abandoned,
+    completed,
+    disqualified,
+    finished,
+    paid,
+    record,
+    reinstated,
+    requested,
+    started,
+    story,
+    verified,
+)
 
 
 def after(*events: Event) -> Submission:
@@ -110,3 +123,43 @@ def test_an_event_that_comes_twice_changes_nothing(data: st.DataObject, whole: t
         twice.attempt,
         twice.final_score,
     )
+
+
+WHOLE = st.sampled_from([row[2] for row in STATUSES])
+
+
+@given(data=st.data(), whole=WHOLE)
+def test_disqualified_it_has_failed_whatever_its_evaluation_does(data: st.DataObject, whole: tuple[Event, ...]) -> None:
+    at = data.draw(st.integers(1, len(whole)))
+    state, untouched = after(*whole[:at], disqualified(), *whole[at:]), after(*whole)
+    assert (state.status, state.finished, state.final_score) == ("failed_validation", False, None)
+    assert state.error_message == "disqualified: it reads the clock"
+    # The evaluation goes on, so that nothing is missing when it is taken back.
+    assert (state.settled, state.outcome, state.score) == (untouched.settled, untouched.status, untouched.final_score)
+
+
+@given(data=st.data(), whole=WHOLE)
+def test_reinstated_everything_is_as_if_it_had_never_been(data: st.DataObject, whole: tuple[Event, ...]) -> None:
+    out = data.draw(st.integers(1, len(whole)))
+    back = data.draw(st.integers(out, len(whole)))
+    state = after(*whole[:out], disqualified(), *whole[out:back], reinstated(), *whole[back:])
+    untouched = after(*whole)
+    same = {"updated_at": untouched.updated_at, "last_sequence": untouched.last_sequence}
+    assert msgspec.structs.replace(state, **same) == untouched
+    assert (state.status, state.final_score, state.error_message) == (
+        untouched.status,
+        untouched.final_score,
+        untouched.error_message,
+    )
+
+
+def test_the_latest_disqualification_is_in_force_once() -> None:
+    again = msgspec.structs.replace(disqualified(), reason="another")
+    assert after(*PASSED, disqualified(), again).error_message == "disqualified: another"
+    assert after(*PASSED, disqualified(), again, reinstated()).status == "finished"
+    assert after(*PASSED, reinstated()).status == "finished"
+    assert after(*PASSED, disqualified(), reinstated(), disqualified()).status == "failed_validation"
+
+
+def test_nothing_but_a_payment_begins_a_story() -> None:
+    assert fold(story(disqualified(), reinstated())) is None
