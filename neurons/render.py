@@ -1,7 +1,7 @@
 """What a miner reads: progress on stderr, the verdict on stdout. It decides nothing."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -9,6 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from neurons.local import Run, Verdict
+from neurons.submitting import Ended
+from neurons.validator_client import Row, Submission
 from shared.events import Phases
 
 
@@ -32,6 +34,55 @@ def progress() -> Iterator[Callable[[str], None]]:
 
         yield report
         finish()
+
+
+def line(text: str) -> None:
+    """One step that is done."""
+    Console(stderr=True, highlight=False).print(Text(text), soft_wrap=True)
+
+
+def ended(found: Ended) -> None:
+    """Print to stdout where a submission stands."""
+    console = Console(highlight=False)
+    if found.verdict == "passed":
+        rank = "not ranked" if found.rank is None else f"rank {found.rank}"
+        console.print(Text(f"PASSED  {found.tps:,.0f} tokens per second, {rank}", style="bold green"), soft_wrap=True)
+    elif found.verdict == "failed":
+        console.print(Text(f"FAILED  {found.reason or 'disqualified'}", style="bold red"), soft_wrap=True)
+    else:
+        console.print(Text(found.status.upper(), style="bold"), soft_wrap=True)
+    console.print(Text(found.detail), soft_wrap=True)
+    console.print(Text(f"submission {found.submission_id} of {found.miner_hotkey}: {found.status_url}"), soft_wrap=True)
+
+
+def submissions(found: Sequence[Submission]) -> None:
+    """Print one hotkey's submissions to stdout."""
+    table = Table("submission", "created", "status", "tokens/s", "code", "")
+    for one in found:
+        table.add_row(
+            one.submission_id,
+            one.created_at[:19],
+            one.status,
+            "" if one.final_score is None else f"{one.final_score:,.0f}",
+            one.code_hash[7:19],
+            Text(one.error_message or ""),
+        )
+    Console(highlight=False).print(table if found else "no submissions")
+
+
+def leaderboard(rows: Sequence[Row]) -> None:
+    """Print the ranked submissions to stdout."""
+    table = Table("rank", "tokens/s", "hotkey", "uid", "submission", "created")
+    for row in rows:
+        table.add_row(
+            str(row.rank),
+            f"{row.final_score:,.0f}",
+            row.miner_hotkey,
+            "" if row.miner_uid is None else str(row.miner_uid),
+            row.submission_id,
+            row.created_at[:19],
+        )
+    Console(highlight=False).print(table if rows else "nobody is ranked yet")
 
 
 def verdict(found: Verdict) -> None:
