@@ -29,7 +29,7 @@ class Chain:
     def __init__(self, endpoint: str) -> None:
         self.endpoint = endpoint
         self._client: bittensor.Client | None = None
-        self._opening = asyncio.Lock()
+        self._opening: asyncio.Task[bittensor.Client] | None = None
 
     async def ask(
         self, question: Callable[[bittensor.Client], Awaitable[T]], *, timeout_seconds: float = ASK_SECONDS
@@ -48,26 +48,44 @@ class Chain:
             raise TransientFault(f"the chain at {self.endpoint} did not answer: {_said(error)}") from error
 
     async def close(self) -> None:
-        """End the connection, if there is one."""
+        """End the connection, if there is one. Nobody may be asking any more."""
+        opening = self._opening
+        if opening is not None:
+            # An attempt that is about to fail may do so: the SDK's own task would end with nobody to hear why.
+            await asyncio.wait([opening], timeout=CLOSE_SECONDS)
+            opening.cancel()
+            await asyncio.wait([opening])
         if self._client is not None:
             await self._leave(self._client)
 
     async def _open(self) -> bittensor.Client:
-        async with self._opening:
-            if self._client is None:
-                client = bittensor.Client(self.endpoint)
-                try:
-                    async with asyncio.timeout(OPEN_SECONDS):
-                        await client.connect()
-                except CHAIN_FAULTS as error:
-                    await _close(client)
-                    raise TransientFault(f"cannot reach the chain at {self.endpoint}: {_said(error)}") from error
-                except asyncio.CancelledError:
-                    await _close(client)
-                    raise
-                logger().info("chain connected", endpoint=self.endpoint)
-                self._client = client
+        """One attempt for all who ask meanwhile, which nobody's impatience ends: it may take longer than a question."""
+        if self._client is not None:
             return self._client
+        if self._opening is None:
+            self._opening = asyncio.create_task(self._connect())
+            self._opening.add_done_callback(self._opened)
+        return await asyncio.shield(self._opening)
+
+    async def _connect(self) -> bittensor.Client:
+        client = bittensor.Client(self.endpoint)
+        try:
+            async with asyncio.timeout(OPEN_SECONDS):
+                await client.connect()
+        except CHAIN_FAULTS as error:
+            await _close(client)
+            raise TransientFault(f"cannot reach the chain at {self.endpoint}: {_said(error)}") from error
+        except asyncio.CancelledError:
+            await _close(client)
+            raise
+        logger().info("chain connected", endpoint=self.endpoint)
+        self._client = client
+        return client
+
+    def _opened(self, opening: asyncio.Task[bittensor.Client]) -> None:
+        self._opening = None
+        if not opening.cancelled():
+            opening.exception()  # heard, even if all who asked have left
 
     async def _leave(self, client: bittensor.Client) -> None:
         """Who asks next opens another. Others who were still asking fail too, and ask again."""
