@@ -6,7 +6,17 @@ from typing import Any, Protocol
 import msgspec
 
 from services.api.project import decode_state
-from shared.events import Check, RunCompleted, Verified, WeightsSet
+from shared import request
+from shared.events import (
+    Check,
+    CreditGranted,
+    PaymentClaimed,
+    PaymentRefused,
+    RunCompleted,
+    SubmissionPaid,
+    Verified,
+    WeightsSet,
+)
 
 NANOSECONDS = 1_000_000_000
 
@@ -15,6 +25,10 @@ Answer = dict[str, object]
 _completed = msgspec.json.Decoder(RunCompleted)
 _verified = msgspec.json.Decoder(Verified)
 _weights = msgspec.json.Decoder(WeightsSet)
+_claimed = msgspec.json.Decoder(PaymentClaimed)
+_refused = msgspec.json.Decoder(PaymentRefused)
+_paid = msgspec.json.Decoder(SubmissionPaid)
+_credit = msgspec.json.Decoder(CreditGranted)
 
 
 class Row(Protocol):
@@ -83,6 +97,60 @@ def submission(row: Row) -> Answer:
         "competition": None if requested is None else requested.hparams_sha256,
         "runs_required": None if requested is None else requested.runs,
         "runs_completed": len(state.runs),
+        "payment_reference": state.paid.payment.reference,
+        "amount_rao": state.paid.payment.amount_rao,
+        "credit_id": row["credit_id"],
+    }
+
+
+def payment(reference: str, rows: Iterable[Row]) -> Answer:
+    """Rows of one payment, in the order in which they are to be shown."""
+    return {
+        "reference": reference,
+        "submission_id": request.submission_id(reference),
+        "claims": [_claim(row) for row in rows],
+    }
+
+
+def _claim(row: Row) -> Answer:
+    """What has bought a submission is accepted, whatever was said before or meanwhile."""
+    known: PaymentClaimed | PaymentRefused | SubmissionPaid
+    status: str
+    code: str | None = None
+    detail: str | None = None
+    amount_rao: int | None = None
+    if row["paid"] is not None:
+        known, status = _paid.decode(row["paid"]), "accepted"
+        amount_rao = known.payment.amount_rao
+    elif row["refused"] is not None:
+        known, status = _refused.decode(row["refused"]), "refused"
+        code, detail, amount_rao = known.refusal, known.detail, known.amount_rao
+    else:
+        known, status = _claimed.decode(row["claimed"]), "waiting"
+        detail = known.detail
+    return {
+        "claim_id": row["claim_id"],
+        "miner_hotkey": known.miner_hotkey,
+        "code_hash": f"sha256:{known.code_sha256}",
+        "status": status,
+        "code": code,
+        "detail": detail,
+        "amount_rao": amount_rao,
+        "created_at": row["created_at"],
+        "updated_at": row["updated_at"],
+    }
+
+
+def credit(row: Row) -> Answer:
+    event = _credit.decode(row["event"])
+    return {
+        "credit_id": event.credit_id,
+        "reference": request.credit_reference(event.credit_id),
+        "miner_hotkey": event.miner_hotkey,
+        "submission_id": event.submission_id,
+        "detail": event.detail,
+        "created_at": row["created_at"],
+        "spent_by": row["spent_by"],
     }
 
 
@@ -139,6 +207,11 @@ def weights(row: Row) -> Answer:
         "outcome": event.outcome,
         "detail": event.detail,
         "created_at": row["created_at"],
+        "attempt": event.attempt,
+        "validator_hotkey": event.validator_hotkey,
+        "block_number": event.block_number,
+        "extrinsic": event.extrinsic,
+        "sequence": row["sequence"],
     }
 
 

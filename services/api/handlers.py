@@ -120,8 +120,12 @@ async def write(connection: Connection, batch: Sequence[Recorded], *, after: int
             rows = project(states, batch)
             for name, table in (
                 ("save_submissions", rows.submissions),
+                ("save_claims", rows.claims),
+                ("save_credits", rows.credits),
                 ("save_runs", rows.runs),
                 ("save_verdicts", rows.verdicts),
+                ("save_finishes", rows.finishes),
+                ("remove_standings", rows.left),
                 ("save_standings", rows.standings),
                 ("save_weights", rows.weights),
                 ("save_dead_letters", rows.dead_letters),

@@ -11,15 +11,22 @@ from fastapi.responses import JSONResponse
 from services.api import answers, database, views
 from services.api.database import Pool
 from services.api.handlers import Progress
+from shared import request as signed
 from shared.faults import TransientFault
 from shared.http import Problem, ProblemBody, answer_problems
 
 MOST_ROWS = 1000
+MOST_CLAIMS = 1000
+"""Of one payment: anybody can claim it. The one that was accepted is always among them."""
 MOST_RUNS = 1000
 """Of one submission: ten evaluations of the most runs that hparams allow."""
 RETRY_AFTER_SECONDS = 5
 
 Limit = Annotated[int, Query(ge=1, le=MOST_ROWS, description="At most this many rows.")]
+MinerHotkey = Annotated[
+    str | None, Query(pattern="^[1-9A-HJ-NP-Za-km-z]{1,64}$", description="Only those of this SS58 address.")
+]
+CodeHash = Annotated[str | None, Query(pattern="^sha256:[0-9a-f]{64}$", description="Only those of this file.")]
 
 DESCRIPTION = """
 Who is fastest, and what became of a submission. Everything here is read from the event log, a moment after it was
@@ -34,16 +41,18 @@ def _problem(description: str, code: str) -> dict[str, Any]:
 
 UNAVAILABLE = _problem("The database does not answer. The same request is worth sending again.", "try_again_later")
 NOT_FOUND = _problem("No such submission.", "submission_not_found")
-INVALID = _problem("The limit is not one.", "invalid_request")
+NO_PAYMENT = _problem("Nobody has presented this payment here.", "payment_not_found")
+INVALID = _problem("A parameter is not in its form.", "invalid_request")
 OTHER = {"model": ProblemBody, "description": "Any other error."}
 OF_ONE: dict[int | str, dict[str, Any]] = {404: NOT_FOUND, 503: UNAVAILABLE, "default": OTHER}
+OF_A_PAYMENT: dict[int | str, dict[str, Any]] = {404: NO_PAYMENT, 503: UNAVAILABLE, "default": OTHER}
 OF_MANY: dict[int | str, dict[str, Any]] = {422: INVALID, 503: UNAVAILABLE, "default": OTHER}
 UNHEALTHY: dict[int | str, dict[str, Any]] = {503: {"model": views.Health, "description": "status is unavailable."}}
 
 
 def create(pool: Pool, progress: Progress, *, competition: str) -> FastAPI:
     """The app. `competition` is the sha256 of the hparams whose leaderboard is shown."""
-    app = FastAPI(title="Templar Tournament: reading", description=DESCRIPTION)
+    app = FastAPI(title="Templar Tournament: reading", description=DESCRIPTION, redirect_slashes=False)
     answer_problems(app)
 
     @app.exception_handler(TransientFault)
@@ -73,6 +82,13 @@ def create(pool: Pool, progress: Progress, *, competition: str) -> FastAPI:
         """The ranked submissions of the current competition, the leader first."""
         return _json(answers.leaderboard(await database.read(pool, "leaderboard", competition, limit)))
 
+    @app.get("/submissions", response_model=list[views.Submission], responses=OF_MANY)
+    async def submissions(miner_hotkey: MinerHotkey = None, code_hash: CodeHash = None, limit: Limit = 100) -> Response:
+        """Submissions of everybody, or of one hotkey, or of one file; the newest first."""
+        code_sha256 = None if code_hash is None else code_hash.removeprefix("sha256:")
+        rows = await database.read(pool, "submissions", miner_hotkey, code_sha256, limit)
+        return _json([answers.submission(row) for row in rows])
+
     @app.get("/submissions/{submission_id}", response_model=views.Submission, responses=OF_ONE)
     async def submission(submission_id: str) -> Response:
         """One submission, and how far it is."""
@@ -88,6 +104,28 @@ def create(pool: Pool, progress: Progress, *, competition: str) -> FastAPI:
         if not rows:
             raise _not_found(submission_id)
         return _json([answers.evaluation(row) for row in rows if row["completed"] is not None])
+
+    @app.get("/payments/{reference}", response_model=views.Payment, responses=OF_A_PAYMENT)
+    async def payment(reference: str) -> Response:
+        """What became of a payment: whether it waits for the chain, has bought a submission, or was refused."""
+        try:
+            signed.check_reference(reference)
+        except signed.InvalidReference as error:
+            raise Problem(HTTPStatus.NOT_FOUND, "payment_not_found", str(error)) from None
+        rows = await database.read(pool, "payment", reference, MOST_CLAIMS)
+        if not rows:
+            raise Problem(
+                HTTPStatus.NOT_FOUND,
+                "payment_not_found",
+                "this payment is not known here: it was not sent yet, or refused at once with nothing received, or it "
+                "takes a moment to appear",
+            )
+        return _json(answers.payment(reference, rows))
+
+    @app.get("/credits", response_model=list[views.Credit], responses=OF_MANY)
+    async def granted_credits(miner_hotkey: MinerHotkey = None, limit: Limit = 100) -> Response:
+        """Credits for submissions that could not be evaluated, spent ones too; the newest first."""
+        return _json([answers.credit(row) for row in await database.read(pool, "credits", miner_hotkey, limit)])
 
     @app.get("/weights", response_model=list[views.Weights], responses=OF_MANY)
     async def weights(limit: Limit = 100) -> Response:

@@ -10,14 +10,37 @@ UPDATE position SET sequence = $2 WHERE sequence = $1;
 SELECT state FROM submissions WHERE submission_id = ANY($1::text[]);
 
 -- name: save_submissions
-INSERT INTO submissions (submission_id, status, final_score, created_at, updated_at, state)
-SELECT * FROM unnest($1::text[], $2::text[], $3::float8[], $4::timestamptz[], $5::timestamptz[], $6::json[])
+INSERT INTO submissions (
+    submission_id, status, final_score, created_at, updated_at, state, submitted_sequence, miner_hotkey, code_sha256
+)
+SELECT * FROM unnest(
+    $1::text[], $2::text[], $3::float8[], $4::timestamptz[], $5::timestamptz[], $6::json[], $7::bigint[], $8::text[],
+    $9::text[]
+)
 ON CONFLICT (submission_id) DO UPDATE SET
     status = excluded.status,
     final_score = excluded.final_score,
     created_at = excluded.created_at,
     updated_at = excluded.updated_at,
     state = excluded.state;
+
+-- name: save_claims
+INSERT INTO claims (claim_id, reference, sequence, created_at, updated_at, claimed, refused, paid)
+SELECT * FROM unnest(
+    $1::text[], $2::text[], $3::bigint[], $4::timestamptz[], $5::timestamptz[], $6::json[], $7::json[], $8::json[]
+)
+ON CONFLICT (claim_id) DO UPDATE SET
+    updated_at = excluded.updated_at,
+    claimed = coalesce(excluded.claimed, claims.claimed),
+    refused = coalesce(excluded.refused, claims.refused),
+    paid = coalesce(excluded.paid, claims.paid);
+
+-- name: save_credits
+INSERT INTO credits (credit_id, sequence, created_at, miner_hotkey, submission_id, buys, event)
+SELECT * FROM unnest(
+    $1::text[], $2::bigint[], $3::timestamptz[], $4::text[], $5::text[], $6::text[], $7::json[]
+)
+ON CONFLICT (credit_id) DO NOTHING;
 
 -- name: save_runs
 INSERT INTO evaluations (
@@ -39,8 +62,18 @@ UPDATE evaluations SET verified_sequence = verdict.sequence, verified = verdict.
 FROM unnest($1::text[], $2::text[], $3::bigint[], $4::json[]) AS verdict (submission_id, run_id, sequence, event)
 WHERE evaluations.submission_id = verdict.submission_id AND evaluations.run_id = verdict.run_id;
 
+-- name: save_finishes
+INSERT INTO finishes (submission_id, sequence, competition, runs)
+SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[], $4::integer[]);
+
+-- name: remove_standings
+DELETE FROM standings
+USING unnest($1::text[], $2::text[]) AS gone (competition, submission_id)
+WHERE standings.competition = gone.competition AND standings.submission_id = gone.submission_id;
+
 -- name: save_standings
--- A score is the mean of the runs of the evaluation whose last verdict caused the entry.
+-- A score is the mean of the runs of the latest evaluation that was passed when the entry was caused: by its last
+-- verdict, or by a later return to the ranking.
 INSERT INTO standings (
     competition, submission_id, miner_hotkey, miner_uid, score, submitted_sequence, num_evaluations, created_at
 )
@@ -51,11 +84,17 @@ SELECT
     entry.miner_uid,
     entry.score,
     entry.submitted_sequence,
-    (
-        SELECT count(*)
-        FROM evaluations AS cause
-        JOIN evaluations AS run USING (submission_id, evaluation_id)
-        WHERE cause.submission_id = entry.submission_id AND cause.verified_sequence = entry.cause_sequence
+    coalesce(
+        (
+            SELECT runs
+            FROM finishes
+            WHERE submission_id = entry.submission_id
+                AND competition = entry.competition
+                AND sequence <= entry.cause_sequence
+            ORDER BY sequence DESC
+            LIMIT 1
+        ),
+        0
     ),
     submissions.created_at
 FROM unnest(
@@ -92,7 +131,41 @@ ORDER BY score DESC, submitted_sequence
 LIMIT $2;
 
 -- name: submission
-SELECT state FROM submissions WHERE submission_id = $1;
+SELECT
+    state,
+    (
+        SELECT credit_id FROM credits WHERE credits.submission_id = submissions.submission_id ORDER BY sequence LIMIT 1
+    ) AS credit_id
+FROM submissions
+WHERE submission_id = $1;
+
+-- name: submissions
+-- The newest first. A filter that is null lets all pass.
+SELECT
+    state,
+    (
+        SELECT credit_id FROM credits WHERE credits.submission_id = submissions.submission_id ORDER BY sequence LIMIT 1
+    ) AS credit_id
+FROM submissions
+WHERE ($1::text IS NULL OR miner_hotkey = $1) AND ($2::text IS NULL OR code_sha256 = $2)
+ORDER BY submitted_sequence DESC
+LIMIT $3;
+
+-- name: payment
+-- What was accepted first, so that no crowd of others can hide it.
+SELECT claim_id, created_at, updated_at, claimed, refused, paid
+FROM claims
+WHERE reference = $1
+ORDER BY paid IS NULL, sequence
+LIMIT $2;
+
+-- name: credits
+-- The newest first. A filter that is null lets all pass.
+SELECT event, created_at, (SELECT submission_id FROM submissions WHERE submission_id = credits.buys) AS spent_by
+FROM credits
+WHERE $1::text IS NULL OR miner_hotkey = $1
+ORDER BY sequence DESC
+LIMIT $2;
 
 -- name: evaluations
 -- The newest, oldest first. One row without a run when the submission is known and has none.
@@ -105,4 +178,4 @@ WHERE submissions.submission_id = $1
 ORDER BY latest.sequence;
 
 -- name: weights
-SELECT created_at, event FROM weights ORDER BY sequence DESC LIMIT $1;
+SELECT sequence, created_at, event FROM weights ORDER BY sequence DESC LIMIT $1;

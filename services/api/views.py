@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
+from shared.events import WeightsReason
 from shared.submission import Status
 
 
@@ -59,11 +60,14 @@ class Submission(BaseModel):
     code_hash: str = Field(description="sha256:… of the submitted file.", pattern="^sha256:[0-9a-f]{64}$")
     status: Status = Field(
         description="pending: waits for an evaluator. evaluating: is run. validating: is judged. finished: all runs "
-        "passed and it is ranked. failed_validation: a run failed. error: given up for the validator's own fault."
+        "passed and it is ranked. failed_validation: a run failed, or an operator disqualified it. error: given up for "
+        "the validator's own fault."
     )
     created_at: datetime
     updated_at: datetime
-    final_score: float | None = Field(description="Mean tokens per second of its runs, once all have passed.")
+    final_score: float | None = Field(
+        description="Mean tokens per second of its runs, once all have passed and it counts."
+    )
     error_message: str | None = Field(description="Why it failed, in one sentence; null while nothing went wrong.")
     reason: str | None = Field(description="The failure code; null unless a run failed.")
     failed_checks: list[Check] = Field(description="How far off the failed run was; empty when nothing was compared.")
@@ -71,6 +75,45 @@ class Submission(BaseModel):
     competition: str | None = Field(description="sha256 of the hparams of its latest evaluation; null: none yet.")
     runs_required: int | None = Field(description="Runs that have to pass in that evaluation.")
     runs_completed: int = Field(description="Runs of it that have ended.")
+    payment_reference: str = Field(description="What paid for it: a transfer, credit:…, or unpaid:… for nothing.")
+    amount_rao: int = Field(description="What that transfer moved; 0 for a credit and for nothing.")
+    credit_id: str | None = Field(description="The credit that was granted because it could not be evaluated.")
+
+
+class Claim(BaseModel):
+    """One miner's wish to have a payment for one code, and what became of it."""
+
+    claim_id: str
+    miner_hotkey: str
+    code_hash: str = Field(description="sha256:… of the file.", pattern="^sha256:[0-9a-f]{64}$")
+    status: Literal["waiting", "accepted", "refused"] = Field(
+        description="waiting: for the chain. accepted: it has bought the submission. refused: code says why."
+    )
+    code: str | None = Field(description="Of the refusal; null unless it was refused.")
+    detail: str | None = Field(description="Why it waits or was refused; null when it was accepted.")
+    amount_rao: int | None = Field(description="What was paid; null: not known, or no such transfer.")
+    created_at: datetime = Field(description="When it was first known.")
+    updated_at: datetime
+
+
+class Payment(BaseModel):
+    """One payment, and everybody who wanted to have it."""
+
+    reference: str
+    submission_id: str = Field(description="The one submission that it buys; there once a claim is accepted.")
+    claims: list[Claim] = Field(description="The accepted one first, then as they came; at most 1000.")
+
+
+class Credit(BaseModel):
+    """What a hotkey has instead of a submission that could not be evaluated: its next one is paid for."""
+
+    credit_id: str
+    reference: str = Field(description="To be sent as the payment.")
+    miner_hotkey: str
+    submission_id: str = Field(description="That could not be evaluated.")
+    detail: str = Field(description="Why not.")
+    created_at: datetime
+    spent_by: str | None = Field(description="The submission that it paid for; null: it is to be had.")
 
 
 class Phases(BaseModel):
@@ -133,16 +176,27 @@ class Evaluation(BaseModel):
 
 
 class Weights(BaseModel):
-    """What was sent to the chain in one interval, and what it answered."""
+    """What was sent to the chain in one attempt of one interval, and what it answered."""
 
     netuid: int
     interval: int = Field(description="Number of the interval: unix time / interval_seconds, rounded down.")
     interval_seconds: int
-    reason: str
-    hotkey: str | None
+    reason: WeightsReason = Field(
+        description="leader: the first of the leaderboard. burn_no_leader: there is none. burn_leader_deregistered: "
+        "its hotkey is not on the subnet. burn_switched: an operator's decision. nothing_to_set: no burn hotkey either."
+    )
+    hotkey: str | None = Field(description="Who gets the emission; null: nobody was named.")
     uid: int | None
     weight: float
     leader_submission_id: str | None
-    outcome: str
-    detail: str
+    outcome: Literal["no_chain", "set", "committed", "failed", "not_sent"] = Field(
+        description="set: read back from the chain. committed: the chain reveals it later. failed: refused, or not in "
+        "force. not_sent: there was nothing to send, or no way to. no_chain: none is configured."
+    )
+    detail: str = Field(description="What the chain answered, or why it was not asked.")
     created_at: datetime
+    attempt: int = Field(description="From 1, within its interval.")
+    validator_hotkey: str | None = Field(description="Whose weights they are; null without a chain.")
+    block_number: int | None
+    extrinsic: str | None = Field(description="<block hash>-<extrinsic index>, as far as it is known.")
+    sequence: int = Field(description="Its place in the event log.")

@@ -18,8 +18,18 @@ from pydantic import BaseModel
 
 from deploy import migrate
 from services.api import database, views
-from shared import hparams
-from shared.events import Check, Event, LeaderboardChanged, MessageDeadLettered, Standing, WeightsSet, encode
+from shared import hparams, request
+from shared.events import (
+    BurnSwitched,
+    Check,
+    Event,
+    LeaderboardChanged,
+    MessageDeadLettered,
+    Payment,
+    Standing,
+    WeightsSet,
+    encode,
+)
 from shared.faults import TransientFault
 from tests.support.read_model import (
     HPARAMS,
@@ -35,10 +45,18 @@ from tests.support.read_model import (
 from tests.support.servers import NatsServer, eventually
 from tests.support.stories import (
     ALICE,
+    BOB,
+    CODE,
+    TRANSFER,
     abandoned,
+    claimed,
     completed,
+    credited,
+    disqualified,
     finished,
     paid,
+    refused,
+    reinstated,
     requested,
     started,
     story,
@@ -48,7 +66,11 @@ from tests.support.stories import (
 pytestmark = pytest.mark.servers
 
 COMPETITION = hparams.load(HPARAMS).sha256
-PASSED, FAILED, WAITING, GIVEN_UP = (submission_id(number) for number in range(4))
+PASSED, FAILED, WAITING = (submission_id(number) for number in range(3))
+GIVEN_UP = request.submission_id(TRANSFER)
+CREDIT = request.credit_reference("c" * 32)
+SPENT = request.submission_id(CREDIT)
+CLAIM = request.claim_id(TRANSFER, miner_hotkey=ALICE, code_sha256=CODE)
 FAR = Check(name="update", value=0.9, threshold=0.2, margin=-0.7, passed=False, detail="0.9 from the reference")
 
 
@@ -98,7 +120,9 @@ def weights(interval: int) -> WeightsSet:
 
 
 def lives() -> list[Event]:
-    """Four submissions, in four states."""
+    """Four submissions, in four states; the last is paid for, others want its payment, and its credit buys one more."""
+    transfer = Payment(reference=TRANSFER, amount_rao=123_000_000, payer=BOB, recipient=BOB, block_number=7)
+    credit = Payment(reference=CREDIT, amount_rao=0)
     verdict = verified(submission=FAILED, evaluation="e-failed", failure="training_mismatch")
     passes = finished(PASSED, (100.0, 300.0), evaluation="e-passed", competition=COMPETITION)
     return [
@@ -111,12 +135,18 @@ def lives() -> list[Event]:
         completed(submission=FAILED, evaluation="e-failed"),
         msgspec.structs.replace(verdict, checks=(FAR,)),
         paid(WAITING),
-        paid(GIVEN_UP),
+        refused("k1", submission=GIVEN_UP, hotkey=BOB),
+        claimed(CLAIM, submission=GIVEN_UP),
+        claimed("k2", submission=GIVEN_UP, hotkey=BOB),
+        msgspec.structs.replace(paid(GIVEN_UP), payment=transfer),
         requested(GIVEN_UP, "e-given-up", competition=COMPETITION),
         abandoned(GIVEN_UP, "e-given-up"),
         weights(1),
         weights(2),
         MessageDeadLettered(consumer="c", sequence=3, subject="tournament.x", deliveries=5, error="poison"),
+        credited("c" * 32, submission=GIVEN_UP),
+        BurnSwitched(netuid=3, after_sequence=0, on=True, reason="a bug", operator="root@host"),
+        msgspec.structs.replace(paid(SPENT), payment=credit),
     ]
 
 
@@ -204,8 +234,79 @@ async def test_the_leaderboard_by_score_then_by_who_was_first(api: Api) -> None:
 
 
 async def test_an_empty_tournament(api: Api) -> None:
+    for path in ("/leaderboard", "/weights", "/submissions", "/credits", f"/credits?miner_hotkey={ALICE}"):
+        assert (await get(api, path)).json() == []
+
+
+async def test_submissions_newest_first_and_filtered(api: Api) -> None:
+    other = msgspec.structs.replace(paid(submission_id(9), hotkey=BOB), code_sha256="e" * 64)
+    await tell(api, *lives(), other)
+
+    async def names(query: str) -> list[str]:
+        return [row["submission_id"] for row in (await get(api, f"/submissions{query}")).json()]
+
+    assert await names("") == [other.submission_id, SPENT, GIVEN_UP, WAITING, FAILED, PASSED]
+    assert await names("?limit=2") == [other.submission_id, SPENT]
+    assert await names(f"?miner_hotkey={BOB}") == [other.submission_id]
+    assert await names(f"?code_hash=sha256:{'e' * 64}") == [other.submission_id]
+    assert await names(f"?miner_hotkey={ALICE}&code_hash=sha256:{CODE}&limit=3") == [SPENT, GIVEN_UP, WAITING]
+    assert await names(f"?miner_hotkey={BOB}&code_hash=sha256:{CODE}") == []
+    rows = (await get(api, "/submissions")).json()
+    assert rows == [(await get(api, f"/submissions/{row['submission_id']}")).json() for row in rows]
+
+
+async def test_a_payment_that_waits_is_refused_or_buys(api: Api) -> None:
+    await tell(api, *lives())
+    answer = (await get(api, f"/payments/{TRANSFER}")).json()
+    assert (answer["reference"], answer["submission_id"]) == (TRANSFER, GIVEN_UP)
+    assert [
+        (claim["miner_hotkey"], claim["status"], claim["code"], claim["amount_rao"]) for claim in answer["claims"]
+    ] == [
+        (ALICE, "accepted", None, 123_000_000),
+        (BOB, "refused", "payment_too_small", 50_000_000),
+        (BOB, "waiting", None, None),
+    ]
+    assert answer["claims"][0]["claim_id"] == CLAIM
+    answer = (await get(api, f"/payments/{CREDIT}")).json()
+    assert [(claim["status"], claim["amount_rao"]) for claim in answer["claims"]] == [("accepted", 0)]
+    bought = (await get(api, f"/submissions/{GIVEN_UP}")).json()
+    assert (bought["payment_reference"], bought["amount_rao"], bought["credit_id"]) == (TRANSFER, 123_000_000, "c" * 32)
+
+
+async def test_a_credit_before_and_after_it_is_spent(api: Api) -> None:
+    events = lives()
+    await tell(api, *events[:-1])
+    (credit,) = (await get(api, f"/credits?miner_hotkey={ALICE}")).json()
+    assert (credit["reference"], credit["submission_id"], credit["spent_by"]) == (CREDIT, GIVEN_UP, None)
+    assert (await get(api, f"/credits?miner_hotkey={BOB}")).json() == []
+    await publish(api.nats_url, story(*events)[-1:])
+    await reached(api.postgres_url, len(events))
+    assert (await get(api, "/credits")).json() == [credit | {"spent_by": SPENT}]
+
+
+async def test_disqualified_and_reinstated(api: Api) -> None:
+    before = lives()
+    removal = LeaderboardChanged(
+        competition=COMPETITION,
+        cause_sequence=len(before) + 1,
+        entry=None,
+        ranked=0,
+        top=(),
+        removed_submission_id=PASSED,
+    )
+    back = [reinstated(PASSED), ranked(PASSED, 200.0, submitted=1, cause=len(before) + 3)]
+    events = [*before, disqualified(PASSED), removal, *back]
+    await tell(api, *events[:-2])
     assert (await get(api, "/leaderboard")).json() == []
-    assert (await get(api, "/weights")).json() == []
+    answer = (await get(api, f"/submissions/{PASSED}")).json()
+    assert (answer["status"], answer["final_score"]) == ("failed_validation", None)
+    assert answer["error_message"] == "disqualified: it reads the clock"
+    await publish(api.nats_url, story(*events)[-2:])
+    await reached(api.postgres_url, len(events))
+    (row,) = (await get(api, "/leaderboard")).json()
+    assert (row["submission_id"], row["final_score"], row["num_evaluations"]) == (PASSED, 200.0, 2)
+    answer = (await get(api, f"/submissions/{PASSED}")).json()
+    assert (answer["status"], answer["final_score"], answer["error_message"]) == ("finished", 200.0, None)
 
 
 async def test_weights_newest_first(api: Api) -> None:
@@ -213,6 +314,7 @@ async def test_weights_newest_first(api: Api) -> None:
     rows = (await get(api, "/weights")).json()
     assert [row["interval"] for row in rows] == [2, 1]
     assert (await get(api, "/weights?limit=1")).json() == rows[:1]
+    assert [row["sequence"] for row in rows] == sorted((row["sequence"] for row in rows), reverse=True)
 
 
 WRONG: list[tuple[str, int, str]] = [
@@ -221,6 +323,16 @@ WRONG: list[tuple[str, int, str]] = [
     ("/leaderboard?limit=ten", 422, "invalid_request"),
     ("/leaderboard?limit=99999999999999999999999999", 422, "invalid_request"),
     ("/weights?limit=-1", 422, "invalid_request"),
+    ("/submissions?limit=0", 422, "invalid_request"),
+    ("/submissions?code_hash=sha256:x", 422, "invalid_request"),
+    ("/submissions?miner_hotkey=a%00b", 422, "invalid_request"),
+    ("/submissions?miner_hotkey=", 422, "invalid_request"),
+    ("/credits?miner_hotkey=' OR true --", 422, "invalid_request"),
+    (f"/payments/{TRANSFER[:-1]}3", 404, "payment_not_found"),
+    (f"/payments/{TRANSFER.upper()}", 404, "payment_not_found"),
+    ("/payments/credit:1", 404, "payment_not_found"),
+    ("/payments/unpaid:x", 404, "payment_not_found"),
+    ("/payments/%00", 404, "payment_not_found"),
     (f"/submissions/{'0' * 32}", 404, "submission_not_found"),
     (f"/submissions/{'0' * 32}/evaluations", 404, "submission_not_found"),
     (f"/submissions/{PASSED.upper()}", 404, "submission_not_found"),
@@ -254,6 +366,9 @@ async def test_every_answer_is_what_the_contract_says(api: Api) -> None:
         "/health": "/health",
         "/leaderboard": "/leaderboard",
         "/weights": "/weights",
+        "/submissions": "/submissions",
+        "/credits": "/credits",
+        f"/payments/{TRANSFER}": "/payments/{reference}",
         **{f"/submissions/{name}": "/submissions/{submission_id}" for name in (PASSED, FAILED, WAITING, GIVEN_UP)},
         **{f"/submissions/{name}/evaluations": "/submissions/{submission_id}/evaluations" for name in (PASSED, FAILED)},
     }
@@ -303,7 +418,15 @@ async def test_postgres_away_and_back(nats_url: str, tmp_path: Path) -> None:
             await api.until(status="ok")
             await tell(api, *lives())
             cluster.kill()
-            for path in ("/leaderboard", "/weights", f"/submissions/{PASSED}", f"/submissions/{PASSED}/evaluations"):
+            for path in (
+                "/leaderboard",
+                "/weights",
+                "/submissions",
+                f"/payments/{TRANSFER}",
+                "/credits",
+                f"/submissions/{PASSED}",
+                f"/submissions/{PASSED}/evaluations",
+            ):
                 refused = await get(api, path)
                 assert (refused.status_code, refused.json()["code"]) == (503, "try_again_later"), path
                 assert refused.headers["retry-after"] == "5"

@@ -62,6 +62,31 @@ async def test_a_rebuild_starts_from_an_emptied_schema(postgres_url: str) -> Non
     assert (await whole(postgres_url))["position"] == [(True, 0)]
 
 
+async def test_the_release_before_writes_nothing_into_what_was_migrated(postgres_url: str) -> None:
+    """Its API may still run while this one's migrations are applied."""
+    async with looking(postgres_url) as connection:
+        with pytest.raises(asyncpg.NotNullViolationError):
+            await connection.execute(
+                "INSERT INTO submissions (submission_id, status, final_score, created_at, updated_at, state) "
+                "VALUES ('s1', 'pending', NULL, now(), now(), '{}')"
+            )
+
+
+async def test_what_the_release_before_projected_is_projected_again(
+    postgres_server: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = await database(postgres_server, migrated=False)
+    (tmp_path / FILES[0]).write_text((migrate.MIGRATIONS / FILES[0]).read_text())
+    with monkeypatch.context() as before:
+        before.setattr(migrate, "MIGRATIONS", tmp_path)
+        assert await migrate.apply(address) == FILES[:1]
+    async with looking(address) as connection:
+        await connection.execute("INSERT INTO submissions VALUES ('s1', 'pending', NULL, now(), now(), '{}')")
+        await connection.execute("INSERT INTO weights VALUES (2, now(), '{}'); UPDATE position SET sequence = 2")
+    assert await migrate.apply(address) == FILES[1:]
+    assert await whole(address) == {table: [(True, 0)] if table == "position" else [] for table in TABLES}
+
+
 def command(**settings: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [sys.executable, "-m", "deploy.migrate"],

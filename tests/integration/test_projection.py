@@ -21,6 +21,7 @@ from shared.events import Recorded, RunCompleted, encode
 from shared.faults import Conflict
 from shared.submission import Submission, evolve
 from tests.support.read_model import (
+    TABLES,
     Api,
     PostgresCluster,
     cancelled,
@@ -107,9 +108,11 @@ async def test_the_read_model_is_the_fold_of_the_stream(nats_url: str, postgres_
         stored = {row["submission_id"]: row for row in await connection.fetch("SELECT * FROM submissions")}
         runs = await connection.fetch("SELECT submission_id, verified FROM evaluations")
         places = await connection.fetch(
-            "SELECT submission_id FROM standings WHERE competition = $1 ORDER BY score DESC, submitted_sequence",
+            "SELECT submission_id, num_evaluations FROM standings WHERE competition = $1 "
+            "ORDER BY score DESC, submitted_sequence",
             COMPETITION,
         )
+        claims = await connection.fetch("SELECT claimed, refused, paid FROM claims")
     assert {name: decode_state(row["state"]) for name, row in stored.items()} == states
     assert all(
         (row["status"], row["final_score"]) == (states[n].status, states[n].final_score) for n, row in stored.items()
@@ -117,7 +120,10 @@ async def test_the_read_model_is_the_fold_of_the_stream(nats_url: str, postgres_
     assert len(runs) == sum(len(state.runs) for state in states.values())
     assert all(run["verified"] is not None for run in runs)
     assert [row["submission_id"] for row in places] == [place.submission_id for place in ranking.places[COMPETITION]]
-    assert len(places) == 60
+    # A third failed, and six of the others are disqualified. Whoever returned has its three runs again.
+    assert [row["num_evaluations"] for row in places] == [3] * 54
+    assert all(row["paid"] is not None and row["refused"] is None for row in claims)
+    assert (len(claims), sum(row["claimed"] is not None for row in claims)) == (90, 13)
 
 
 async def test_a_rebuild_gives_the_rows_of_the_live_projection(
@@ -199,7 +205,7 @@ async def test_kill_9_of_nats_loses_nothing(
     assert await whole(postgres_url) == await rebuilt(nats_server.url, postgres_server)
 
 
-@pytest.mark.parametrize("table", ["position", "submissions", "standings"])
+@pytest.mark.parametrize("table", ["position", "submissions", "claims", "standings"])
 async def test_kill_9_within_a_transaction(
     table: str, nats_url: str, postgres_url: str, postgres_server: PostgresServer, tmp_path: Path
 ) -> None:
@@ -299,7 +305,7 @@ async def test_a_read_model_that_is_emptied_while_it_runs_is_rebuilt(
         await reached(postgres_url, END - 1)
         async with looking(postgres_url) as connection:
             await connection.execute(
-                "BEGIN; TRUNCATE submissions, evaluations, standings, weights, dead_letters; "
+                f"BEGIN; TRUNCATE {', '.join(table for table in TABLES if table != 'position')}; "
                 "UPDATE position SET sequence = 0; COMMIT"
             )
         await publish(nats_url, STREAM[-1:])

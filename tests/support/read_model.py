@@ -13,21 +13,42 @@ from pathlib import Path
 
 import asyncpg
 import httpx
+import msgspec
 import nats
 
 from deploy import migrate
 from deploy.local import postgres as local_postgres
 from deploy.local.program import Program, free_port
 from services.verifier.ranking import Ranking, apply
-from shared.events import Event, Recorded, encode
+from shared.events import Event, Payment, Recorded, encode
 from shared.ids import derive_id
+from shared.request import claim_id, transfer_reference
 from shared.streams import STREAM
 from tests.support.servers import DEADLINE_SECONDS, PostgresServer, eventually
-from tests.support.stories import COMPETITION, completed, paid, record, requested, started, verified
+from tests.support.stories import (
+    ALICE,
+    BOB,
+    CODE,
+    COMPETITION,
+    claimed,
+    completed,
+    disqualified,
+    paid,
+    record,
+    reinstated,
+    requested,
+    started,
+    verified,
+)
 
 PROJECT = Path(__file__).parents[2]
 HPARAMS = PROJECT / "hparams" / "demo.json"
-TABLES = ("position", "submissions", "evaluations", "standings", "weights", "dead_letters")
+TABLES = (
+    "position",
+    *("submissions", "claims", "credits"),
+    *("evaluations", "finishes", "standings"),
+    *("weights", "dead_letters"),
+)
 
 
 @dataclass(kw_only=True)
@@ -168,12 +189,20 @@ def submission_id(number: int) -> str:
 
 
 def life(number: int, *, competition: str = COMPETITION) -> list[Event]:
-    """A whole story of one submission: every third one fails, the others pass three runs."""
+    """A whole story of one submission: every third one fails, the others pass three runs. Every tenth is disqualified,
+    every tenth is so for a while; every seventh claimed its payment before.
+    """
     name, evaluation = submission_id(number), derive_id("evaluation", number)
     runs = range(1 if number % 3 == 2 else 3)
     failure = "output_mismatch" if number % 3 == 2 else None
+    reference = transfer_reference(f"0x{number:064x}", 2)
+    payment = Payment(reference=reference, amount_rao=100_000_000, payer=BOB, recipient=BOB, block_number=number)
+    waiting = msgspec.structs.replace(
+        claimed(claim_id(reference, miner_hotkey=ALICE, code_sha256=CODE), submission=name), payment_reference=reference
+    )
     events: list[Event] = [
-        paid(name, uid=number % 256),
+        *([waiting] if number % 7 == 0 else []),
+        msgspec.structs.replace(paid(name, uid=number % 256), payment=payment),
         requested(name, evaluation, competition=competition),
         started(name, evaluation),
     ]
@@ -181,6 +210,13 @@ def life(number: int, *, competition: str = COMPETITION) -> list[Event]:
         tps = 1000.0 + number * 37 % 101 + index
         events.append(completed(index, submission=name, evaluation=evaluation, tps=tps))
         events.append(verified(index, submission=name, evaluation=evaluation, failure=failure, tps=tps))
+    if number % 10 == 1:
+        events.append(disqualified(name))
+    if number % 10 == 3:
+        events.insert(-2, disqualified(name))
+        events.append(reinstated(name))
+    if number % 10 == 5:
+        events += [disqualified(name), reinstated(name)]
     return events
 
 

@@ -9,17 +9,24 @@ from pydantic import BaseModel
 
 from services.api import answers, views
 from services.api.project import project
-from shared.events import Check, Event, WeightsSet
+from shared import request
+from shared.events import Check, Event, Payment, WeightsSet
 from tests.support.stories import (
     ALICE,
     BEGIN,
+    BOB,
     CODE,
     COMPETITION,
     GPU,
+    TRANSFER,
     abandoned,
+    claimed,
     completed,
+    credited,
+    disqualified,
     finished,
     paid,
+    refused,
     requested,
     started,
     story,
@@ -31,6 +38,10 @@ NEAR = Check(name="loss", value=0.001, threshold=0.01, margin=0.009, passed=True
 NOT_A_NUMBER = Check(name="loss", value=None, threshold=0.01, margin=None, passed=False)
 RUN = completed(seed=123_456_789, nonce="ab" * 32, tps=5120.0)
 VERDICT = msgspec.structs.replace(verified(failure="training_mismatch"), checks=(NEAR, FAR, NOT_A_NUMBER))
+CLAIM = request.claim_id(TRANSFER, miner_hotkey=ALICE, code_sha256=CODE)
+BOUGHT = msgspec.structs.replace(
+    paid(), payment=Payment(reference=TRANSFER, amount_rao=100_000_000, payer=BOB, recipient=BOB, block_number=7)
+)
 BEGUN: tuple[Event, ...] = (paid(uid=7), requested(), started())
 
 
@@ -41,7 +52,7 @@ def sent(answer: object) -> Any:
 
 def submission(*events: Event) -> Any:
     row = project({}, story(*events)).submissions["s1"]
-    return sent(answers.submission({"state": row.state}))
+    return sent(answers.submission({"state": row.state, "credit_id": None}))
 
 
 def evaluations(*events: Event) -> list[Any]:
@@ -84,6 +95,9 @@ def test_a_submission_that_waits() -> None:
         "competition": None,
         "runs_required": None,
         "runs_completed": 0,
+        "payment_reference": "unpaid:s1",
+        "amount_rao": 0,
+        "credit_id": None,
     }
 
 
@@ -124,6 +138,58 @@ def test_a_submission_that_was_given_up_is_not_blamed() -> None:
     assert same(answer, views.Submission)
     assert (answer["status"], answer["reason"]) == ("error", None)
     assert answer["error_message"] == "given up for the validator's own fault: the engine is away"
+
+
+def test_a_submission_that_was_disqualified_says_why() -> None:
+    answer = submission(paid(), *finished("s1", (100.0,)), disqualified())
+    assert same(answer, views.Submission)
+    assert (answer["status"], answer["final_score"], answer["error_message"]) == (
+        "failed_validation",
+        None,
+        "disqualified: it reads the clock",
+    )
+
+
+CLAIMS: list[tuple[tuple[Event, ...], tuple[str, str | None, str | None, int | None]]] = [
+    ((claimed(CLAIM),), ("waiting", None, "the block is not final yet", None)),
+    ((refused(CLAIM),), ("refused", "payment_too_small", "it moved 0.05 TAO, a submission costs 0.1", 50_000_000)),
+    (
+        (claimed(CLAIM), refused(CLAIM)),
+        ("refused", "payment_too_small", "it moved 0.05 TAO, a submission costs 0.1", 50_000_000),
+    ),
+    ((BOUGHT,), ("accepted", None, None, 100_000_000)),
+    ((claimed(CLAIM), BOUGHT), ("accepted", None, None, 100_000_000)),
+    # Two replicas, of which one could not check it; and what was refused once for a hotkey that was not registered yet.
+    ((BOUGHT, claimed(CLAIM)), ("accepted", None, None, 100_000_000)),
+    ((refused(CLAIM), BOUGHT), ("accepted", None, None, 100_000_000)),
+    ((BOUGHT, refused(CLAIM)), ("accepted", None, None, 100_000_000)),
+]
+
+
+@pytest.mark.parametrize(("events", "expected"), CLAIMS)
+def test_a_payment(events: tuple[Event, ...], expected: tuple[str, str | None, str | None, int | None]) -> None:
+    rows = project({}, story(*events)).claims.values()
+    answer = sent(answers.payment(TRANSFER, [row._asdict() for row in rows]))
+    assert same(answer, views.Payment)
+    assert (answer["reference"], answer["submission_id"]) == (TRANSFER, request.submission_id(TRANSFER))
+    (claim,) = answer["claims"]
+    assert (claim["claim_id"], claim["miner_hotkey"], claim["code_hash"]) == (CLAIM, ALICE, f"sha256:{CODE}")
+    assert (claim["status"], claim["code"], claim["detail"], claim["amount_rao"]) == expected
+
+
+def test_a_credit() -> None:
+    (row,) = project({}, story(credited("c" * 32))).credits.values()
+    answer = sent(answers.credit({**row._asdict(), "spent_by": None}))
+    assert same(answer, views.Credit)
+    assert answer == {
+        "credit_id": "c" * 32,
+        "reference": f"credit:{'c' * 32}",
+        "miner_hotkey": ALICE,
+        "submission_id": "s1",
+        "detail": "the engine is away",
+        "created_at": "2026-01-02T03:04:06Z",
+        "spent_by": None,
+    }
 
 
 def test_a_run_before_its_verdict() -> None:
@@ -219,12 +285,17 @@ def test_weights() -> None:
         uid=7,
         weight=1.0,
         leader_submission_id="s1",
-        outcome="no_chain",
-        detail="no chain is configured",
+        outcome="set",
+        detail="read back",
+        attempt=2,
+        validator_hotkey=BOB,
+        block_number=12,
+        extrinsic=TRANSFER,
     )
-    answer = sent(answers.weights({"event": msgspec.json.encode(event).decode(), "created_at": BEGIN}))
+    row = {"event": msgspec.json.encode(event).decode(), "created_at": BEGIN, "sequence": 9}
+    answer = sent(answers.weights(row))
     assert same(answer, views.Weights)
-    assert answer == msgspec.to_builtins(event) | {"created_at": "2026-01-02T03:04:05Z"}
+    assert answer == msgspec.to_builtins(event) | {"created_at": "2026-01-02T03:04:05Z", "sequence": 9}
 
 
 ROW = {"sequence": 9, "dead_letters": 2}

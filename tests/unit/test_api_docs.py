@@ -21,6 +21,9 @@ TABLES: list[tuple[str, type[BaseModel]]] = [
     ("\nA check, here", views.Check),
     ("\nPhases;", views.Phases),
     ("\nMachine:", views.Machine),
+    ("### `GET /payments/", views.Payment),
+    ("\nA claim:", views.Claim),
+    ("### `GET /credits?", views.Credit),
     ("### `GET /weights?", views.Weights),
     ("### `GET /health` of the API", views.Health),
 ]

@@ -10,15 +10,33 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.api.project import EventRow, Rows, RunRow, StandingRow, SubmissionRow, decode_state, project, touched
+from services.api.project import (
+    ClaimRow,
+    CreditRow,
+    EventRow,
+    FinishRow,
+    Rows,
+    RunRow,
+    StandingRow,
+    SubmissionRow,
+    decode_state,
+    project,
+    touched,
+)
+from shared import request
 from shared.events import (
     CATALOGUE,
+    CreditGranted,
     Event,
     LeaderboardChanged,
     MessageDeadLettered,
+    Payment,
+    PaymentClaimed,
+    PaymentRefused,
     Recorded,
     RunCompleted,
     Standing,
+    SubmissionPaid,
     Verified,
     WeightsSet,
     decode,
@@ -28,12 +46,20 @@ from shared.submission import Submission, fold
 from tests.support.stories import (
     ALICE,
     BEGIN,
+    BOB,
+    CODE,
     COMPETITION,
+    TRANSFER,
     abandoned,
+    claimed,
     completed,
+    credited,
+    disqualified,
     finished,
     paid,
     record,
+    refused,
+    reinstated,
     requested,
     started,
     story,
@@ -49,6 +75,9 @@ class Tables:
     """What the statements of queries.sql do with rows, in memory."""
 
     submissions: dict[str, SubmissionRow] = field(default_factory=dict)
+    claims: dict[str, ClaimRow] = field(default_factory=dict)
+    credits: dict[str, CreditRow] = field(default_factory=dict)
+    finishes: dict[tuple[str, int], FinishRow] = field(default_factory=dict)
     evaluations: dict[tuple[str, str], RunRow] = field(default_factory=dict)
     standings: dict[tuple[str, str], StandingRow] = field(default_factory=dict)
     weights: dict[int, EventRow] = field(default_factory=dict)
@@ -59,10 +88,24 @@ class Tables:
 
     def save(self, rows: Rows) -> None:
         self.submissions |= rows.submissions
+        for claim, new in rows.claims.items():
+            old = self.claims.get(claim, new)
+            self.claims[claim] = old._replace(
+                updated_at=new.updated_at,
+                claimed=new.claimed or old.claimed,
+                refused=new.refused or old.refused,
+                paid=new.paid or old.paid,
+            )
+        self.credits = rows.credits | self.credits
         self.evaluations |= rows.runs
         for key, verdict in rows.verdicts.items():
             sequence, judged = verdict.verified_sequence, verdict.verified
             self.evaluations[key] = self.evaluations[key]._replace(verified_sequence=sequence, verified=judged)
+        assert not rows.finishes.keys() & self.finishes.keys()
+        self.finishes |= rows.finishes
+        assert not rows.left.keys() & rows.standings.keys()
+        for gone in rows.left:
+            self.standings.pop(gone, None)
         self.standings |= rows.standings
         assert not rows.weights.keys() & self.weights.keys()
         assert not rows.dead_letters.keys() & self.dead_letters.keys()
@@ -82,6 +125,21 @@ def ranked(submission: str, score: float, *, cause: int = 1, competition: str = 
         rank=1, submission_id=submission, miner_hotkey=ALICE, miner_uid=7, score=score, submitted_sequence=1
     )
     return LeaderboardChanged(competition=competition, cause_sequence=cause, entry=entry, ranked=1, top=(entry,))
+
+
+def left(submission: str, *, cause: int = 2, competition: str = COMPETITION) -> LeaderboardChanged:
+    return LeaderboardChanged(
+        competition=competition, cause_sequence=cause, entry=None, ranked=0, top=(), removed_submission_id=submission
+    )
+
+
+CLAIM = request.claim_id(TRANSFER, miner_hotkey=ALICE, code_sha256=CODE)
+
+
+def bought(submission: str = "s1", *, reference: str = TRANSFER, hotkey: str = ALICE) -> SubmissionPaid:
+    """A submission that was really paid for."""
+    payment = Payment(reference=reference, amount_rao=100_000_000, payer=BOB, recipient=BOB, block_number=7)
+    return msgspec.structs.replace(paid(submission, hotkey=hotkey), payment=payment)
 
 
 def weights(interval: int) -> WeightsSet:
@@ -189,12 +247,84 @@ def test_the_latest_entry_of_a_submission_stands_in_each_competition() -> None:
         }
 
 
+def test_whoever_left_the_ranking_has_no_row_until_it_returns() -> None:
+    first, second = ranked("s1", 5.0), ranked("s2", 4.0)
+    events = story(first, second, left("s1"), left("s9"), ranked("s1", 5.0, cause=3), left("s2", cause=4))
+    for end, names in ((2, {"s1", "s2"}), (3, {"s2"}), (4, {"s2"}), (5, {"s1", "s2"}), (6, {"s1"})):
+        for tables in (projected(events[:end]), projected(*([recorded] for recorded in events[:end]))):
+            assert {name for _, name in tables.standings} == names
+    assert projected(events[:2], events[2:5], events[5:]) == projected(events)
+
+
+def test_every_evaluation_that_was_passed_says_of_how_many_runs() -> None:
+    events = (paid(), *finished("s1", (1.0, 2.0), evaluation="e1"), *finished("s1", (1.0,), evaluation="e2"))
+    expected = [("s1", 7, COMPETITION, 2), ("s1", 11, COMPETITION, 1)]
+    assert list(projected(story(*events)).finishes.values()) == expected
+    # Those too that were passed while it was disqualified: it may return.
+    away = story(paid(), disqualified(), *finished("s1", (1.0, 2.0)), reinstated())
+    assert list(projected(away).finishes.values()) == [("s1", 8, COMPETITION, 2)]
+    assert projected(story(*FAILED)).finishes == {}
+
+
+def test_a_disqualified_submission_says_so_until_it_is_reinstated() -> None:
+    events = (paid(), *finished("s1", (100.0,)), disqualified())
+    tables = projected(story(*events))
+    assert tables.submissions["s1"][1:3] == ("failed_validation", None)
+    assert tables.states(["s1"])["s1"].error_message == "disqualified: it reads the clock"
+    assert projected(story(*events, reinstated())).submissions["s1"][1:3] == ("finished", 100.0)
+
+
+def test_what_an_older_release_stored_of_a_submission_can_be_read() -> None:
+    row = projected(story(*FAILED)).submissions["s1"]
+    older = msgspec.json.decode(row.state)
+    del older["disqualified"]
+    assert decode_state(msgspec.json.encode(older).decode()) == decode_state(row.state)
+
+
+def test_a_claim_keeps_each_of_its_events() -> None:
+    events = story(claimed(CLAIM), refused(CLAIM), bought())
+    for tables in (projected(events), projected(*([recorded] for recorded in events))):
+        (row,) = tables.claims.values()
+        assert row[:3] == (CLAIM, TRANSFER, 1)
+        assert (row.created_at, row.updated_at) == (events[0].envelope.time, events[2].envelope.time)
+        assert (row.claimed, row.refused, row.paid) == tuple(
+            msgspec.json.encode(recorded.event).decode() for recorded in events
+        )
+        assert tables.submissions["s1"].status == "pending"
+
+
+def test_claims_of_others_on_the_same_payment_are_others() -> None:
+    other = request.claim_id(TRANSFER, miner_hotkey=BOB, code_sha256=CODE)
+    tables = projected(story(claimed(other, hotkey=BOB), bought(), bought(hotkey=BOB)))
+    assert [(row.claim_id, row.claimed is None, row.paid is None) for row in tables.claims.values()] == [
+        (other, False, True),
+        (CLAIM, True, False),
+    ]
+
+
+def test_what_cost_nothing_is_no_payment() -> None:
+    assert projected(story(paid())).claims == {}
+
+
+def test_a_credit_knows_what_it_buys() -> None:
+    reference = request.credit_reference("c" * 32)
+    granted = credited("c" * 32)
+    spends = bought(request.submission_id(reference), reference=reference)
+    tables = projected(story(paid(), requested(), abandoned(), granted, spends))
+    (row,) = tables.credits.values()
+    assert (row.credit_id, row.sequence, row.miner_hotkey, row.submission_id) == ("c" * 32, 4, ALICE, "s1")
+    assert row.buys in tables.submissions
+    assert msgspec.json.decode(row.event, type=CreditGranted) == granted
+
+
 def test_postgres_stores_no_nul() -> None:
     event = ranked("s1", 5.0)
+    assert event.entry is not None
     hostile = msgspec.structs.replace(event, entry=msgspec.structs.replace(event.entry, miner_hotkey="a\0b"))
     assert projected([record(1, hostile)]).standings[COMPETITION, "s1"].miner_hotkey == "a\N{REPLACEMENT CHARACTER}b"
     rows = projected(story(paid(hotkey="a\0b"), requested(), abandoned()))
-    assert "\0" not in rows.submissions["s1"].state
+    assert "\0" not in rows.submissions["s1"].state + rows.submissions["s1"].miner_hotkey
+    assert projected(story(credited(hotkey="a\0b"))).credits["c1"].miner_hotkey == "a\N{REPLACEMENT CHARACTER}b"
     assert rows.states(["s1"])["s1"].paid.miner_hotkey == "a\0b"
 
 
@@ -255,7 +385,24 @@ def stories(name: str) -> list[tuple[Event, ...]]:
         (*failed, *finished(name, (7.0,), evaluation=second), ranked(name, 7.0)),
         (*passed, requested(name, second), started(name, second), completed(submission=name, evaluation=second)),
         (*failed[:4], requested(name, second), failed[4]),
+        (*passed, disqualified(name), left(name)),
+        (*passed, disqualified(name), left(name), reinstated(name), ranked(name, 200.0, cause=9)),
+        (paid(name), disqualified(name), *passed[1:-1], reinstated(name), ranked(name, 200.0, cause=9)),
+        _presented(name),
+        (*_presented(name)[1:], *_presented(name)[:1]),
+        (*begun, abandoned(name, first), credited(f"{name}-c", submission=name)),
     ]
+
+
+def _presented(name: str) -> tuple[PaymentClaimed, PaymentRefused, SubmissionPaid]:
+    """A payment that waits, is refused, and buys in the end: not always in this order."""
+    reference = f"{TRANSFER}{name}"
+    claim = request.claim_id(reference, miner_hotkey=ALICE, code_sha256=CODE)
+    return (
+        msgspec.structs.replace(claimed(claim, submission=name), payment_reference=reference),
+        msgspec.structs.replace(refused(claim, submission=name), payment_reference=reference),
+        bought(name, reference=reference),
+    )
 
 
 NAMES = ("s1", "s2", "s3")
@@ -283,12 +430,14 @@ def test_batches_of_any_size_give_the_same_rows(events: list[Event], data: st.Da
 def test_how_stories_are_mixed_changes_no_row_of_theirs(events: list[Event]) -> None:
     mixed = projected(story(*events))
     for name in NAMES:
-        own = [event for event in events if name in (getattr(event, "submission_id", ""), _entry(event))]
+        own = [event for event in events if name in (getattr(event, "submission_id", ""), _ranks(event))]
         assert _timeless(mixed, name) == _timeless(projected(story(*own)), name)
 
 
-def _entry(event: Event) -> str | None:
-    return event.entry.submission_id if isinstance(event, LeaderboardChanged) else None
+def _ranks(event: Event) -> str | None:
+    if not isinstance(event, LeaderboardChanged):
+        return None
+    return event.removed_submission_id if event.entry is None else event.entry.submission_id
 
 
 def _timeless(tables: Tables, name: str) -> object:
@@ -305,4 +454,11 @@ def _timeless(tables: Tables, name: str) -> object:
         tables.submissions[name][:3],
         runs,
         {key: row for key, row in tables.standings.items() if key[1] == name},
+        [row[2:] for row in tables.finishes.values() if row.submission_id == name],
+        [
+            (row.claimed, row.refused, row.paid)
+            for row in tables.claims.values()
+            if row.reference.removeprefix(TRANSFER) == name
+        ],
+        [row.event for row in tables.credits.values() if row.submission_id == name],
     )
