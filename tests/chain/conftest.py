@@ -1,5 +1,26 @@
-"""Fixtures of the tests on a real chain."""
+"""Fixtures of the tests on a real chain. Without one these tests are left out, and pytest says how many it deselected:
+a skipped test would be a failure where everything else is there.
+"""
 
-from tests.support.chain import chain_endpoint, client
+import pytest
+
+from tests.support.chain import ENDPOINT, ENDPOINT_VARIABLE, chain_endpoint, client
 
 __all__ = ["chain_endpoint", "client"]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if ENDPOINT:
+        return
+    without = [item for item in items if _needs_chain(item)]
+    if without:
+        items[:] = [item for item in items if not _needs_chain(item)]
+        config.hook.pytest_deselected(items=without)
+
+
+def pytest_report_header() -> str:
+    return f"chain: {ENDPOINT or f'none, {ENDPOINT_VARIABLE} is not set'}"
+
+
+def _needs_chain(item: pytest.Item) -> bool:
+    return "chain_endpoint" in getattr(item, "fixturenames", ()) or item.get_closest_marker("chain") is not None

@@ -1,7 +1,7 @@
 """A real chain for tests. Its address comes from the environment; it is set up once: subnet 3 with a validator and a
 miner. Any number of tests, and of test runs, can share one chain: each leaves it usable by the next.
 
-Without TOURNAMENT_CHAIN_ENDPOINT these tests are skipped. Blocks, forks and permits are made with the `dev_` methods
+Without TOURNAMENT_CHAIN_ENDPOINT these tests are left out. Blocks, forks and permits are made with the `dev_` methods
 that development nodes have.
 """
 
@@ -16,12 +16,14 @@ import pytest
 from bittensor import calls
 from bittensor._substrate import RpcSubstrate
 from bittensor._transport import SubstrateConnection
+from bittensor._transport.contract import CallBytes
 from bittensor.result import ExtrinsicResult
 from bittensor.sp_core import Keypair
 
 from shared.request import transfer_reference
 
 ENDPOINT_VARIABLE = "TOURNAMENT_CHAIN_ENDPOINT"
+ENDPOINT = os.environ.get(ENDPOINT_VARIABLE)
 NETUID = 3
 COST_RAO = 100_000_000
 MAX_BLOCKS = 200
@@ -65,11 +67,10 @@ RECIPIENT = VALIDATOR.coldkey_address
 @pytest.fixture(scope="session")
 def chain_endpoint() -> str:
     """Address of a node whose chain is set up."""
-    endpoint = os.environ.get(ENDPOINT_VARIABLE)
-    if not endpoint:
+    if not ENDPOINT:
         pytest.skip(f"no chain: {ENDPOINT_VARIABLE} is not set")
-    asyncio.run(bootstrap(endpoint))
-    return endpoint
+    asyncio.run(bootstrap(ENDPOINT))
+    return ENDPOINT
 
 
 @pytest.fixture
@@ -132,8 +133,15 @@ async def do(client: bittensor.Client, call: Any, who: Wallet, **options: Any) -
 
 
 async def sudo(client: bittensor.Client, call: Any) -> ExtrinsicResult:
-    """The same, as root."""
-    return await do(client, calls.Sudo.sudo(call=await client.compose(call)), VALIDATOR)
+    """The same, as root. The call may be composed already."""
+    composed = call if isinstance(call, CallBytes) else await compose(client, call)
+    return await do(client, calls.Sudo.sudo(call=composed), VALIDATOR)
+
+
+async def compose(client: bittensor.Client, call: Any) -> CallBytes:
+    """A call to put inside of another."""
+    composed: CallBytes = await client.compose(call)  # type: ignore[no-untyped-call]
+    return composed
 
 
 async def pay(
