@@ -482,6 +482,18 @@ async def test_a_header_without_its_block_is_no_refusal(nothing_on_disk: None) -
             await ask(chain, asked)
 
 
+async def test_an_extrinsic_that_cannot_be_decoded_is_no_refusal(nothing_on_disk: None) -> None:
+    recording = load("paid")
+    (said,) = [exchange.answer for exchange in recording.exchanges if exchange.method == "chain_getBlock"]
+    assert said is not None
+    _, index = parse_transfer(recording.asked["reference"]) or pytest.fail("no transfer")
+    said["result"]["block"]["extrinsics"][index] = "0x2884ff"
+
+    async with node_that_says(lambda method, _: said if method == "chain_getBlock" else None) as (asked, chain):
+        with pytest.raises(TransientFault, match="cannot be decoded"):
+            await ask(chain, asked)
+
+
 async def test_the_empty_block_that_development_nodes_invent_is_an_unknown_one(nothing_on_disk: None) -> None:
     nowhere = "0x" + "22" * 32
 

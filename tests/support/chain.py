@@ -1,5 +1,7 @@
 """A real chain for tests. Its address comes from the environment; it is set up once: subnet 3 with a validator and a
-miner. Any number of tests, and of test runs, can share one chain: each leaves it usable by the next.
+miner. Any number of tests, and of test runs, can share one chain: each leaves it usable by the next. So no test asks
+the node itself for a block that it does not know: a development node takes such a hash for its genesis from then on,
+and every signature after that is wrong. `recorded_chain.Recorder` answers for it.
 
 Without TOURNAMENT_CHAIN_ENDPOINT these tests are left out. Blocks, forks and permits are made with the `dev_` methods
 that development nodes have.

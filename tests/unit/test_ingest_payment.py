@@ -250,6 +250,13 @@ def test_received_means_that_the_owner_paid_the_recipient(facts: Facts, received
         assert facts.successes == 1
 
 
+@given(reference=st.text(max_size=80))
+def test_no_text_is_a_reference_by_accident(reference: str) -> None:
+    said = verdict(GOOD, reference=reference)
+    assert isinstance(said, Refused)
+    assert said.refusal is Refusal.NOT_FOUND
+
+
 @given(amount=AMOUNTS)
 def test_the_amount_alone_decides(amount: int) -> None:
     assert isinstance(verdict(but(transfers=moved(amount_rao=amount))), Proven) == (amount >= COST_RAO)
