@@ -7,14 +7,10 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
-import os
-import subprocess
-import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx
 import msgspec
@@ -34,7 +30,6 @@ from shared.events import (
     CreditGranted,
     EvalRequested,
     EvaluationAbandoned,
-    Event,
     MessageDeadLettered,
     PaymentClaimed,
     PaymentRefused,
@@ -42,6 +37,7 @@ from shared.events import (
 )
 from shared.faults import Refusal
 from shared.submission import fold
+from tests.support.ingest_process import DEMO, REQUEST_SECONDS, Process, events, some
 from tests.support.paid_ingest import (
     COLDKEY,
     GENESIS,
@@ -59,15 +55,11 @@ from tests.support.stories import abandoned, paid, requested
 
 pytestmark = pytest.mark.servers
 
-T = TypeVar("T", bound=Event)
-PROJECT = Path(__file__).parents[2]
-DEMO = PROJECT / "hparams" / "demo.json"
 COMPETITION = hparams.load(DEMO)
 COST = COMPETITION.economy.submission_cost_rao
 SOURCE = b"def inner_steps(model, data_iterator, optimizer, num_steps, device): ...\n"
 OTHER_SOURCE = SOURCE + b"# other\n"
 TRANSFER = f"0x{'6f' * 32}-2"
-REQUEST_SECONDS = 60.0
 
 
 @contextlib.asynccontextmanager
@@ -132,20 +124,6 @@ def signed(
 
 async def send(client: httpx.AsyncClient, sent: dict[str, Any]) -> httpx.Response:
     return await client.post("/submissions", **sent)
-
-
-async def events(connection: Bus, kind: type[T]) -> list[T]:
-    return [recorded.event for recorded in await connection.load(subjects.ALL) if isinstance(recorded.event, kind)]
-
-
-def some(connection: Bus, kind: type[T], count: int = 1) -> Callable[[], Awaitable[list[T] | None]]:
-    """For `eventually`: the events of one kind once there are so many."""
-
-    async def found() -> list[T] | None:
-        all_of_them = await events(connection, kind)
-        return all_of_them if len(all_of_them) >= count else None
-
-    return found
 
 
 async def kinds(connection: Bus) -> list[str]:
@@ -665,53 +643,6 @@ async def test_it_says_what_to_pay_and_to_whom(ingest: httpx.AsyncClient) -> Non
     assert (said["payment_recipient"], said["submission_cost_rao"], said["netuid"]) == (RECIPIENT, COST, 3)
     assert said["payment_max_age_seconds"] == COMPETITION.economy.payment_max_age_seconds
     assert said["genesis_hash"] is None
-
-
-class Process:
-    """The service as a program, whose chain is a file, and which may kill itself at a point that is named."""
-
-    def __init__(self, nats_url: str, artifacts: ArtifactStore, world: World, **settings: str) -> None:
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.world = artifacts.root.with_name("world.json")
-        self.tell(world)
-        self.log = artifacts.root.with_name(f"ingest-{self.port}.log")
-        environ = {
-            "PATH": os.environ["PATH"],
-            "TOURNAMENT_NATS_URL": nats_url,
-            "TOURNAMENT_ARTIFACTS_DIR": str(artifacts.root),
-            "TOURNAMENT_HPARAMS": str(DEMO),
-            "TOURNAMENT_INGEST_PORT": str(self.port),
-            "TOURNAMENT_CHAIN_ENDPOINT": "ws://127.0.0.1:9",
-            "TOURNAMENT_PAYMENT_RECIPIENT": RECIPIENT,
-            "CHAIN_WORLD": str(self.world),
-            **settings,
-        }
-        with self.log.open("ab") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", settings.get("MODULE", "tests.support.paid_ingest")],
-                cwd=PROJECT,
-                env=environ,
-                stderr=output,
-            )
-
-    def tell(self, world: World) -> None:
-        """Change what the chain says."""
-        beside = self.world.with_suffix(".new")
-        beside.write_bytes(msgspec.json.encode(world))
-        beside.rename(self.world)
-
-    async def ready(self, client: httpx.AsyncClient) -> None:
-        async def healthy() -> bool:
-            assert self.process.poll() is None, self.log.read_text()
-            with contextlib.suppress(httpx.TransportError):
-                return (await client.get(f"{self.url}/health")).status_code == 200
-            return False
-
-        await eventually(healthy)
-
-    async def killed(self) -> None:
-        assert await asyncio.to_thread(self.process.wait, REQUEST_SECONDS) == -9, self.log.read_text()
 
 
 @pytest.fixture
