@@ -16,7 +16,7 @@ import pytest
 from neurons import miner, validator
 from shared import events, hparams, subjects
 from shared.events import CATALOGUE, Check, Envelope, Gpu, Machine, Payment, Phases, SignedRequest, Standing
-from shared.faults import Failure
+from shared.faults import Failure, Refusal
 from shared.streams import CONSUMERS, MAX_EVENT_BYTES
 
 PROJECT = Path(__file__).parents[2]
@@ -132,6 +132,12 @@ def test_every_setting_is_documented_and_no_other() -> None:
 
 def test_every_failure_code_is_documented() -> None:
     assert first_cells(section(DOCS / "miner.md", "Failure codes")) == [failure.value for failure in Failure]
+
+
+def test_every_refusal_code_is_documented_with_its_status() -> None:
+    documented = [row[:2] for row in rows(section(DOCS / "api.md", "Refusals"))]
+    expected = [[f"`{refusal}`", "409" if refusal is Refusal.ALREADY_USED else "402"] for refusal in Refusal]
+    assert documented == expected
 
 
 @pytest.mark.parametrize(("command", "page"), [(miner.main, "miner.md"), (validator.main, "validator.md")])
