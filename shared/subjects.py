@@ -21,6 +21,7 @@ from shared.events import (
 )
 
 ALL = "tournament.>"
+ALL_WEIGHTS = "tournament.weights.>"
 
 
 _SUBJECTS: dict[type[Event], str] = {
