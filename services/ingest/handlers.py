@@ -59,6 +59,10 @@ class NotPaid(Exception):
         self.refusal: Refusal = refused.refusal
 
 
+class CannotAskAgain(Exception):
+    """The claim was refused before, and whether it would be now cannot be asked. The message says so."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Submitted:
     submission: Submission
@@ -103,8 +107,8 @@ async def buy(
 
     Raises:
         NotPaid: the payment does not buy this. The code was not kept.
-        TransientFault: NATS or the disk does not answer, or a claim that was refused before cannot be checked again
-            now. Ask again.
+        CannotAskAgain: it was refused before, and the chain does not answer.
+        TransientFault: NATS or the disk does not answer. Ask again.
     """
     aggregate = subjects.submission(claim.submission_id)
     story, paid = await bus.load(aggregate), None
@@ -282,13 +286,21 @@ async def _record_refusal(bus: Bus, claim: PaymentClaimed, refused: Refused, *, 
 
 
 async def _wait(bus: Bus, artifacts: ArtifactStore, source: bytes, claim: PaymentClaimed) -> Waiting:
+    aggregate = subjects.claim(claim.claim_id)
+    _expect_no_refusal(await bus.load(aggregate), claim)
     await asyncio.to_thread(artifacts.put, source)
-    story = await bus.transact(subjects.claim(claim.claim_id), lambda known: decide.wait(known, claim))
-    refused = decide.refused_before(story)
-    if refused is not None:
-        raise TransientFault(f"claim {claim.claim_id} was refused before: {refused.detail}; {claim.detail}")
+    story = await bus.transact(aggregate, lambda known: decide.wait(known, claim))
+    _expect_no_refusal(story, claim)
     logger().info("claimed", claim=claim.claim_id, miner_hotkey=claim.miner_hotkey, detail=claim.detail)
     return Waiting(recorded=story[0])
+
+
+def _expect_no_refusal(story: list[Recorded], claim: PaymentClaimed) -> None:
+    refused = decide.refused_before(story)
+    if refused is not None:
+        raise CannotAskAgain(
+            f"this was refused before ({refused.refusal}), and cannot be checked again: {claim.detail}"
+        )
 
 
 def _submitted(story: list[Recorded], *, stored: SubmissionPaid | None) -> Submitted:

@@ -369,7 +369,7 @@ async def test_a_block_that_is_not_final_is_waited_for(
 
 
 async def test_a_claim_is_refused_later_and_only_once(
-    ingest: httpx.AsyncClient, connection: Bus, chain: MadeUpChain, monkeypatch: pytest.MonkeyPatch
+    ingest: httpx.AsyncClient, connection: Bus, chain: MadeUpChain
 ) -> None:
     chain.world.away = True
     body = (await send(ingest, signed())).json()
@@ -381,8 +381,9 @@ async def test_a_claim_is_refused_later_and_only_once(
     assert await kinds(connection) == ["PaymentClaimed", "PaymentRefused"]
     # It does not wait a second time: whoever wants it checked again has to come again.
     chain.world.away = True
-    monkeypatch.setattr(http, "PATIENCE_SECONDS", 1.0)
-    assert code(await send(ingest, signed())) == (503, "try_again_later")
+    later = await send(ingest, signed())
+    assert code(later) == (503, "try_again_later")
+    assert "this was refused before (payment_orphaned), and cannot be checked again" in later.json()["detail"]
     assert await kinds(connection) == ["PaymentClaimed", "PaymentRefused"]
 
 
