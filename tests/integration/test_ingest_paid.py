@@ -33,6 +33,7 @@ from shared.events import (
     MessageDeadLettered,
     PaymentClaimed,
     PaymentRefused,
+    SignedRequest,
     SubmissionPaid,
 )
 from shared.faults import Refusal
@@ -493,6 +494,33 @@ async def test_a_claim_yields_to_a_request_that_was_proven_first(
     assert (refused.refusal, refused.code_sha256) == (Refusal.ALREADY_USED, hashlib.sha256(OTHER_SOURCE).hexdigest())
     await handlers.check_claim(connection, till, claimed, 2)
     assert await kinds(connection) == ["PaymentClaimed", "SubmissionPaid", "PaymentRefused"]
+
+
+async def test_any_number_of_claims_that_wait_does_not_keep_another_from_its_first_check(
+    nats_url: str, connection: Bus, artifacts: ArtifactStore, chain: MadeUpChain
+) -> None:
+    code_sha256 = artifacts.put(SOURCE)
+    unknown = [f"0x{number:064x}-1" for number in range(100)]  # of these the chain knows nothing
+    for payment in (*unknown, TRANSFER):
+        sent = signed(payment=payment)["data"]
+        claim = decide.claim(
+            miner_hotkey=MINER.ss58_address,
+            code_sha256=code_sha256,
+            code_bytes=len(SOURCE),
+            payment_reference=payment,
+            request=SignedRequest(
+                netuid=3,
+                recipient=RECIPIENT,
+                signed_at_seconds=int(sent["signed_at"]),
+                signature=sent["signature"],
+            ),
+        )
+        await connection.append(claim, aggregate=subjects.claim(claim.claim_id), expected=0)
+    async with replica(nats_url, artifacts, chain):
+        (bought,) = await eventually(some(connection, SubmissionPaid))
+    assert bought.payment.reference == TRANSFER
+    assert chain.asked > len(unknown)
+    assert await events(connection, PaymentRefused) == []
 
 
 async def test_two_replicas_racing_on_one_payment(
