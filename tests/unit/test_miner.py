@@ -215,13 +215,11 @@ def test_an_invalid_file_fails_before_any_sandbox_is_chosen(
     assert "FAILED  invalid_submission" in capsys.readouterr().out
 
 
-def test_paying_is_told_to_come_later(train_py: str, capsys: Captured) -> None:
-    code, answer, said = run_json(
-        capsys, train_py, "--wallet.name", "w", "--wallet.hotkey", "h", "--payment-recipient", "5G"
-    )
+def test_without_a_validator_nothing_is_paid(train_py: str, capsys: Captured) -> None:
+    code, answer, said = run_json(capsys, train_py, "--validator", "http://127.0.0.1:1", "--payment-recipient", "5G")
     assert code == 2
-    assert "chain release" in answer["error"]
-    assert "--skip-payment" in said
+    assert answer["error"].startswith("http://127.0.0.1:1/info does not answer: ")
+    assert "nothing was paid: check --validator" in said
 
 
 def test_the_flags_of_a_paid_submission_are_accepted_by_a_local_test(
