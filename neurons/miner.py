@@ -25,7 +25,7 @@ from shared.hparams import Hparams, HparamsError, load
 DEFAULT_VALIDATOR = "http://127.0.0.1:8001"
 DEFAULT_WALLETS = "~/.bittensor/wallets"
 WATCHES = ("status", "submissions", "leaderboard")
-FAULTS = (Unusable, HparamsError, environment.SettingsError, TransientFault, PoisonMessage, Away, Refused)
+FAULTS = (Unusable, HparamsError, environment.SettingsError, TransientFault, PoisonMessage, Away)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return run(options)
     except FAULTS as error:
         return _end_unjudged(str(error), options, code=UNUSABLE)
-    except Spent as error:
+    except (Spent, Refused) as error:
         return _end_unjudged(str(error), options, code=UNUSABLE, reason=error.code)
     except NotSubmitted as error:
         return _end_unjudged(str(error), options, code=PAID_NOT_SUBMITTED, reason=error.code)

@@ -158,8 +158,8 @@ class Wait(msgspec.Struct, frozen=True):
 def next_step(
     transfer: Transfer, seen: Sighting, *, rejected: str | None, since_broadcast_seconds: float | None
 ) -> Paid | NotPaid | Broadcast | Wait:
-    """What to do after looking at the chain. `rejected` is what the node said when it would not take the bytes;
-    `since_broadcast_seconds` is None when this process has not sent them.
+    """What to do after looking at the chain. `rejected` is what the node said when it would not take
+    bytes that no node had been sent before; `since_broadcast_seconds` is None when this process has not sent them.
     """
     if seen.found is not None:
         if seen.found.succeeded:

@@ -27,6 +27,8 @@ DEFAULT_CHAIN = "finney"
 POLL_SECONDS = 2.0
 CHAIN_REACHED_SECONDS = 30.0
 LEADERBOARD_ROWS = 1000
+NOT_FOUND = 404
+"""What the API says for a moment of a submission that was accepted just now."""
 
 T = TypeVar("T")
 Ask = Callable[[str], bool]
@@ -181,8 +183,11 @@ def submit(
         reference=None if credit is None else credit.reference,
     )
     state_file = payments_folder.path_of(options.state, record)
-    payments_folder.save(state_file, record)
-    return _go_on(validator, state_file, record, hotkey, options=options, report=report)
+    try:
+        payments_folder.save(state_file, record)
+    except OSError as error:
+        raise Unusable(f"cannot write {state_file}: {error.strerror}; nothing is paid without it") from None
+    return _go_on(validator, state_file, record, hotkey, options=options, report=report, fresh=True)
 
 
 def resume(
@@ -215,17 +220,22 @@ def resume(
             f"the payment is for hotkey {record.miner_hotkey}, and this wallet's is {hotkey.ss58_address}; "
             "give --wallet.name, --wallet.hotkey and --wallet.path of the other"
         )
-    payments_folder.save(state_file, record)
     return _go_on(validator, state_file, record, hotkey, options=options, report=report)
 
 
 def watch(validator: Validator, api_url: str, submitted: Submitted, report: Report) -> Ended:
-    """Follow a submission to its verdict, however long that takes."""
+    """Follow a submission to its verdict, however long that takes.
+
+    Raises:
+        Refused: the API does not speak as it should.
+    """
     said = ""
     while True:
         try:
             found = validator.submission(api_url, submitted.submission_id)
         except Refused as refusal:
+            if refusal.status != NOT_FOUND:
+                raise
             line = f"not in the API yet ({refusal.code})"
         except Away as error:
             line = f"{error}; asking again"
@@ -323,18 +333,27 @@ def _mention_unfinished(options: Options, agree: Ask) -> None:
 
 
 def _go_on(
-    validator: Validator, state_file: Path, record: PaymentRecord, hotkey: Any, *, options: Options, report: Report
+    validator: Validator,
+    state_file: Path,
+    record: PaymentRecord,
+    hotkey: Any,
+    *,
+    options: Options,
+    report: Report,
+    fresh: bool = False,
 ) -> Submitted:
-    """From wherever the record stands to its submission."""
+    """From wherever the record stands to its submission. `fresh`: nothing of it was sent before."""
     try:
         if record.reference is None:
-            record = _settle(state_file, record, options, report)
+            record = _settle(state_file, record, options, report, fresh=fresh)
         return _deliver(validator, state_file, record, hotkey, options=options, report=report)
+    except OSError as error:
+        raise NotSubmitted(f"cannot write {state_file}: {error.strerror}. {_how_to_go_on(state_file)}") from None
     except KeyboardInterrupt:
         raise NotSubmitted(f"stopped. {_how_to_go_on(state_file)}") from None
 
 
-def _settle(state_file: Path, record: PaymentRecord, options: Options, report: Report) -> PaymentRecord:
+def _settle(state_file: Path, record: PaymentRecord, options: Options, report: Report, *, fresh: bool) -> PaymentRecord:
     signed = record.transfer
     assert signed is not None
     report(f"paying {rao_as_tao(record.amount_rao)} to {record.recipient}: {signed.extrinsic_hash}")
@@ -343,7 +362,7 @@ def _settle(state_file: Path, record: PaymentRecord, options: Options, report: R
         found = await transfer.genesis_hash(chain)
         if found != record.genesis_hash:
             raise Unusable(f"--chain {chain.endpoint} is not the chain on which was paid ({record.genesis_hash})")
-        return await transfer.settle(chain, signed, report, timeout_seconds=options.timeout_seconds)
+        return await transfer.settle(chain, signed, report, timeout_seconds=options.timeout_seconds, fresh=fresh)
 
     try:
         fate = _on_chain(options.chain or record.chain, settle)

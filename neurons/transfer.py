@@ -18,6 +18,8 @@ from shared.chain import Chain
 from shared.faults import TransientFault
 
 LOOK_EVERY_SECONDS = 2.0
+LOOK_SECONDS = 300.0
+"""For all blocks of an era, from a distant node."""
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,10 +105,12 @@ async def sign(chain: Chain, *, coldkey: Any, recipient: str, amount_rao: int) -
 
 
 async def settle(
-    chain: Chain, transfer: Transfer, report: Callable[[str], None], *, timeout_seconds: float
+    chain: Chain, transfer: Transfer, report: Callable[[str], None], *, timeout_seconds: float, fresh: bool
 ) -> Paid | NotPaid | None:
-    """Bring a signed transfer to its end: send it, and look until it is final. None: not known in time, or for now.
-    It can be called again at any time, in any process.
+    """Bring a signed transfer to its end: send it, and look until it is final. None: not known in time.
+
+    It can be called again at any time, in any process. `fresh`: no process has sent it before, so a node that does
+    not take it has the last word. Otherwise another node may have taken it.
     """
     deadline = time.monotonic() + timeout_seconds
     searched_to, said = transfer.first_block - 1, ""
@@ -121,8 +125,9 @@ async def settle(
             if isinstance(step, Paid | NotPaid):
                 return step
             if isinstance(step, payment.Broadcast):
-                rejected = await broadcast(chain, transfer)
-                sent_at = time.monotonic()
+                first, sent_at = fresh and sent_at is None, time.monotonic()
+                said_no = await broadcast(chain, transfer)
+                rejected = said_no if first else None
             line = f"final block {seen.searched_to:,}: waiting for the transfer, until block {transfer.last_block:,}"
         except TransientFault as fault:
             line = f"{fault}; asking again"
@@ -160,7 +165,7 @@ async def look(chain: Chain, transfer: Transfer, *, searched_to: int) -> Sightin
             next_nonce=next_nonce,
         )
 
-    return await chain.ask(ask, timeout_seconds=60.0)
+    return await chain.ask(ask, timeout_seconds=LOOK_SECONDS)
 
 
 async def broadcast(chain: Chain, transfer: Transfer) -> str | None:

@@ -5,28 +5,22 @@ import sys
 from typing import Any
 
 from bittensor.keyfiles import Keyfile, KeyfileError, WrongPasswordError
+from bittensor.sp_core import get_password_from_environment
 from bittensor.wallet import Wallet
 
 from neurons.outcome import Unusable
 
 
 def open_wallet(*, name: str, hotkey: str, path: str) -> Wallet:
-    """Find it, without reading a key.
+    """Where its keys are. None is read yet.
 
     Raises:
-        Unusable: there is no such wallet or hotkey.
+        Unusable: that is no wallet's name.
     """
     try:
-        wallet = Wallet(name=name, hotkey=hotkey, path=os.path.expanduser(path))
+        return Wallet(name=name, hotkey=hotkey, path=os.path.expanduser(path))
     except ValueError as error:
         raise Unusable(f"--wallet.name {name}: {error}") from None
-    for file, flag in (
-        (wallet.coldkeypub_file, f"--wallet.name {name}"),
-        (wallet.hotkey_file, f"--wallet.hotkey {hotkey}"),
-    ):
-        if not file.exists_on_device():
-            raise Unusable(f"{flag}: there is no {file.path}; look with `btcli wallet list`, or give --wallet.path")
-    return wallet
 
 
 def hotkey(wallet: Wallet) -> Any:
@@ -58,14 +52,16 @@ def hotkey_address(wallet: Wallet) -> str:
 
 
 def _unlock(file: Keyfile) -> Any:
+    if not file.exists_on_device():
+        raise Unusable(f"there is no {file.path}; check --wallet.name, --wallet.hotkey and --wallet.path")
     try:
-        if file.is_encrypted() and not os.environ.get(file.env_var_name()) and not sys.stdin.isatty():
+        if file.is_encrypted() and not get_password_from_environment(file.env_var_name()) and not sys.stdin.isatty():
             raise Unusable(
                 f"{file.path} has a password, and there is no terminal to ask for it; "
-                f"put it into {file.env_var_name()} with bittensor's save_password_to_env"
+                f"set {file.env_var_name()} as bittensor.sp_core.save_password_to_environment does"
             )
         return file.get_keypair()
     except WrongPasswordError:
         raise Unusable(f"the password of {file.path} is wrong") from None
-    except (KeyfileError, OSError, ValueError) as error:
+    except (KeyfileError, OSError, ValueError, EOFError) as error:
         raise Unusable(f"cannot read {file.path}: {error}") from None
