@@ -1,5 +1,6 @@
 """The validator's command, as `just up` runs it: state kept between starts, lost servers, taken ports, Ctrl-C."""
 
+import json
 import signal
 import socket
 import subprocess
@@ -118,6 +119,36 @@ def test_all_state_is_picked_up_at_the_next_start(tmp_path: Path) -> None:
         assert validator.get(f"/submissions/{wrong}") == crashed
         assert validator.submit(BASIC.encode()) == right
         interrupt(process)
+
+
+def test_an_operator_decides_while_it_runs(tmp_path: Path) -> None:
+    validator = Validator(tmp_path / "data")
+    with validator.start() as process:
+        until(lambda: validator.get("/weights"))
+        submission = validator.submit(BASIC.encode())
+        before = validator.settled(submission)
+        until(lambda: validator.get("/leaderboard"))
+        assert decide(validator, "disqualify", submission)["changed"]
+        until(lambda: validator.get("/leaderboard") == [])
+        found = validator.get(f"/submissions/{submission}")
+        assert (found["status"], found["error_message"]) == ("failed_validation", "disqualified: a test")
+        assert decide(validator, "reinstate", submission)["changed"]
+        (row,) = until(lambda: validator.get("/leaderboard"))
+        assert (row["submission_id"], row["final_score"]) == (submission, before["final_score"])
+        assert row["num_evaluations"] == before["runs_required"]
+        switched = decide(validator, "burn", "on")
+        assert switched["detail"].startswith("the burn switch of subnet 3 is on: a test.")
+        assert not decide(validator, "burn", "on")["changed"]
+        interrupt(process)
+
+
+def decide(validator: Validator, *decision: str) -> Any:
+    """What the operator's command answers."""
+    arguments = (*decision, "--reason", "a test", "--json")
+    with started("neurons.operator", *arguments, folder=validator.folder) as process:
+        out, err = process.communicate(timeout=DEADLINE_SECONDS)
+    assert process.returncode == 0, err
+    return json.loads(out)
 
 
 def test_lost_servers_come_back_and_nothing_is_lost(tmp_path: Path) -> None:

@@ -274,6 +274,27 @@ async def test_disqualified_and_reinstated_in_whatever_pieces_a_ranker_sees_it(n
     )
 
 
+async def test_a_ranker_that_died_between_two_competitions_records_the_other(nats_url: str, connection: Bus) -> None:
+    first, second = "c" * 64, "d" * 64
+    await tell(
+        connection,
+        paid("s1"),
+        *finished("s1", (10.0,)),
+        *finished("s1", (20.0,), evaluation="again", competition=second),
+    )
+    async with ranking_only(nats_url):
+        await eventually(functools.partial(leaderboard, connection, second, 1))
+    await tell(connection, disqualified("s1"))
+    *_, recorded, missing = await expected_changes(connection)
+    assert (recorded.competition, missing.competition) == (first, second)
+    await tell(connection, recorded)
+    async with ranking_only(nats_url):
+        found = await eventually(functools.partial(leaderboard, connection, second, 2))
+    assert found[-1] == missing
+    assert missing.removed_submission_id == "s1"
+    assert (await events_of(connection, subjects.leaderboard(first), LeaderboardChanged))[1:] == [recorded]
+
+
 def verifier_process(nats_url: str, artifacts: ArtifactStore) -> subprocess.Popen[bytes]:
     settings = {"TOURNAMENT_NATS_URL": nats_url, "TOURNAMENT_ARTIFACTS_DIR": str(artifacts.root)}
     return subprocess.Popen(
