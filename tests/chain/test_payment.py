@@ -8,7 +8,7 @@ import re
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import pytest
 from bittensor import calls
 
 from services.ingest import chain as adapter
-from services.ingest.payment import Facts, Proven, Refused, Waits, judge
+from services.ingest.payment import TRANSFERS, Facts, Proven, Refused, Transfer, Waits, judge
 from shared.chain import Chain
 from shared.faults import Refusal, TransientFault
 from shared.hparams import Economy
@@ -36,6 +36,7 @@ ELSEWHERE = real.wallet("//Bob", "//Bob//elsewhere")
 NEVER = real.wallet("//Bob", "//Bob//never")
 """On no subnet."""
 OTHER_NETUID = 2
+MOVED = Transfer(payer=MINER.coldkey_address, recipient=RECIPIENT, amount_rao=COST_RAO)
 TOO_MUCH_RAO = 10**17
 """More than the miner has."""
 
@@ -56,6 +57,8 @@ class Case:
     make: Callable[[bittensor.Client], Awaitable[str]]
     """Makes it and returns its reference."""
     verdict: Refusal | type[Proven | Waits]
+    facts: dict[str, Any] = field(default_factory=dict)
+    """What the chain must have said, as far as the verdict does not show it."""
     amount_rao: int | None = None
     received: bool = False
     hotkey: str = MINER.hotkey_address
@@ -211,7 +214,12 @@ CASES = [
     Case(name="paid-allowing-death", make=allowing_death, verdict=Proven, amount_rao=COST_RAO),
     Case(name="over-paid", make=over_paid, verdict=Proven, amount_rao=COST_RAO * 5 // 2),
     Case(name="just-in-time", make=real.pay, verdict=Proven, amount_rao=COST_RAO, late_seconds=LATE_SECONDS - 60),
-    Case(name="failed", make=failed, verdict=Refusal.FAILED),
+    Case(
+        name="failed",
+        make=failed,
+        verdict=Refusal.FAILED,
+        facts={"call": TRANSFERS[0], "successes": 0, "failures": 1, "transfers": ()},
+    ),
     Case(name="wrong-recipient", make=to_another, verdict=Refusal.WRONG_RECIPIENT, amount_rao=COST_RAO),
     Case(name="too-small", make=too_small, verdict=Refusal.TOO_SMALL, amount_rao=COST_RAO - 1, received=True),
     Case(
@@ -222,26 +230,57 @@ CASES = [
         received=True,
         late_seconds=LATE_SECONDS,
     ),
-    Case(name="batch", make=batch, verdict=Refusal.NOT_A_TRANSFER),
-    Case(name="batch-failed-inside", make=batch_that_fails_inside, verdict=Refusal.NOT_A_TRANSFER),
-    Case(name="batch-all", make=batch_all_of_two, verdict=Refusal.NOT_A_TRANSFER),
-    Case(name="proxy", make=proxy, verdict=Refusal.NOT_A_TRANSFER),
-    Case(name="force-transfer", make=forced, verdict=Refusal.NOT_A_TRANSFER),
-    Case(name="transfer-all", make=everything, verdict=Refusal.NOT_A_TRANSFER),
-    Case(name="inherent", make=inherent, verdict=Refusal.NOT_A_TRANSFER),
+    Case(name="batch", make=batch, verdict=Refusal.NOT_A_TRANSFER, facts={"call": "Utility.batch", "successes": 1}),
+    Case(
+        name="batch-failed-inside",
+        make=batch_that_fails_inside,
+        verdict=Refusal.NOT_A_TRANSFER,
+        facts={"call": "Utility.batch", "successes": 1, "failures": 0, "transfers": ()},
+    ),
+    Case(
+        name="batch-all",
+        make=batch_all_of_two,
+        verdict=Refusal.NOT_A_TRANSFER,
+        facts={"call": "Utility.batch_all", "transfers": (MOVED, MOVED)},
+    ),
+    Case(
+        name="proxy",
+        make=proxy,
+        verdict=Refusal.NOT_A_TRANSFER,
+        facts={"call": "Proxy.proxy", "signer": OTHER.coldkey_address, "transfers": (MOVED,)},
+    ),
+    Case(
+        name="force-transfer",
+        make=forced,
+        verdict=Refusal.NOT_A_TRANSFER,
+        facts={"call": "Sudo.sudo", "signer": RECIPIENT, "transfers": (MOVED,)},
+    ),
+    Case(name="transfer-all", make=everything, verdict=Refusal.NOT_A_TRANSFER, facts={"call": "Balances.transfer_all"}),
+    Case(
+        name="inherent", make=inherent, verdict=Refusal.NOT_A_TRANSFER, facts={"call": "Timestamp.set", "signer": None}
+    ),
     Case(name="somebody-elses", make=by_another, verdict=Refusal.WRONG_PAYER, amount_rao=COST_RAO),
     Case(
         name="wrong-owner",
         make=real.pay,
         verdict=Refusal.WRONG_PAYER,
+        facts={"owner": RECIPIENT, "uid": 1},
         amount_rao=COST_RAO,
         hotkey=VALIDATOR.hotkey_address,
     ),
-    Case(name="no-owner", make=real.pay, verdict=Refusal.WRONG_PAYER, amount_rao=COST_RAO, hotkey=NEVER.hotkey_address),
+    Case(
+        name="no-owner",
+        make=real.pay,
+        verdict=Refusal.WRONG_PAYER,
+        facts={"owner": None, "uid": None},
+        amount_rao=COST_RAO,
+        hotkey=NEVER.hotkey_address,
+    ),
     Case(
         name="not-registered",
         make=elsewhere,
         verdict=Refusal.HOTKEY_NOT_REGISTERED,
+        facts={"owner": MINER.coldkey_address, "uid": None},
         amount_rao=COST_RAO,
         received=True,
         hotkey=ELSEWHERE.hotkey_address,
@@ -251,7 +290,7 @@ CASES = [
     Case(name="orphaned", make=orphaned, verdict=Refusal.ORPHANED),
     Case(name="orphaned-while-waiting", make=not_final, then=leave, verdict=Refusal.ORPHANED),
     Case(name="beyond-the-block", make=beyond_the_block, verdict=Refusal.NOT_FOUND),
-    Case(name="unknown-block", make=of_no_block, verdict=Waits, unknown=True),
+    Case(name="unknown-block", make=of_no_block, verdict=Waits, facts={"block_number": None}, unknown=True),
     Case(
         name="unknown-for-too-long",
         make=of_no_block,
@@ -381,6 +420,7 @@ async def test_verdict(case: Case, stage: Stage) -> None:
             assert isinstance(waits, Waits), waits
             await scene.go_on()
         facts = await ask(chain, asked)
+    assert {name: getattr(facts, name) for name in case.facts} == case.facts
     verdict = verdict_on(facts, asked)
     if isinstance(case.verdict, Refusal):
         assert isinstance(verdict, Refused), verdict
@@ -430,9 +470,11 @@ async def test_an_endpoint_that_was_never_there_is_asked_again(stage: Stage) -> 
 
 
 @asynccontextmanager
-async def node_that_says(answers: Callable[[str, Any], dict[str, Any] | None]) -> AsyncIterator[tuple[Asked, Chain]]:
-    """The recorded chain of the case "paid", but where the function has another answer."""
-    recording = load("paid")
+async def node_that_says(
+    answers: Callable[[str, Any], dict[str, Any] | None], *, case: str = "paid"
+) -> AsyncIterator[tuple[Asked, Chain]]:
+    """The recorded chain of a case, but where the function has another answer."""
+    recording = load(case)
     replayer = Replayer(recording.exchanges)
 
     async def answer(method: str, params: Any) -> dict[str, Any]:
@@ -471,6 +513,8 @@ async def test_a_node_that_lacks_a_block_it_calls_final_is_no_refusal(nothing_on
     async with node_that_says(answer) as (asked, chain):
         with pytest.raises(TransientFault, match="says that it is final"):
             await ask(chain, asked)
+    async with node_that_says(answer, case="not-final") as (asked, chain):
+        assert isinstance(verdict_on(await ask(chain, asked), asked), Waits)
 
 
 async def test_a_header_without_its_block_is_no_refusal(nothing_on_disk: None) -> None:

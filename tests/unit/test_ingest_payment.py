@@ -157,6 +157,10 @@ def test_a_block_that_is_not_final_waits_canonical_or_not() -> None:
     assert isinstance(verdict(but(block_number=120)), Proven)
 
 
+def test_a_block_whose_time_is_not_known_waits() -> None:
+    assert isinstance(verdict(but(block_time_seconds=None)), Waits)
+
+
 def test_an_unknown_block_waits_until_the_chain_is_past_its_time() -> None:
     received = PAID_AT
     for now in (None, PAID_AT - 900, PAID_AT + 3600):
