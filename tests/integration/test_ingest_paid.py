@@ -21,7 +21,7 @@ from deploy.local.program import free_port
 from services.ingest import decide, handlers, http
 from services.ingest.check import SourceCheck
 from services.ingest.handlers import Till
-from services.ingest.payment import Facts, Transfer
+from services.ingest.payment import Facts, Proven, Transfer
 from shared import bus, hparams, request, streams, subjects
 from shared.artifacts import ArtifactStore
 from shared.bus import Bus
@@ -31,6 +31,7 @@ from shared.events import (
     EvalRequested,
     EvaluationAbandoned,
     MessageDeadLettered,
+    Payment,
     PaymentClaimed,
     PaymentRefused,
     SignedRequest,
@@ -43,6 +44,7 @@ from tests.support.paid_ingest import (
     COLDKEY,
     GENESIS,
     MINER,
+    NETUID,
     OTHER,
     RECIPIENT,
     STRANGER,
@@ -63,13 +65,17 @@ OTHER_SOURCE = SOURCE + b"# other\n"
 TRANSFER = f"0x{'6f' * 32}-2"
 
 
+def shop(chain: MadeUpChain) -> Till:
+    return Till(recipient=RECIPIENT, economy=COMPETITION.economy, facts=chain.facts, uid_of=chain.uid_of)
+
+
 @contextlib.asynccontextmanager
 async def replica(
     url: str, artifacts: ArtifactStore, chain: MadeUpChain, *, now: Now = utc_now
 ) -> AsyncIterator[httpx.AsyncClient]:
     """One replica of the ingest service, as main composes it, in this process; claims are checked often."""
     loop = asyncio.get_running_loop()
-    till = Till(recipient=RECIPIENT, economy=COMPETITION.economy, facts=chain.facts, uid_of=chain.uid_of)
+    till = shop(chain)
     ingest = http.Ingest(
         bus=loop.create_future(),
         artifacts=artifacts,
@@ -120,6 +126,23 @@ def signed(
         payment=payment,
         at=time.time() if at is None else at,
         **{"code_sha256": hashlib.sha256(source).hexdigest(), **changes},
+    )
+
+
+def claimed(source: bytes, *, payment: str = TRANSFER) -> PaymentClaimed:
+    """What a signed request asks for."""
+    fields = signed(source, payment=payment)["data"]
+    return decide.claim(
+        miner_hotkey=fields["miner_hotkey"],
+        code_sha256=hashlib.sha256(source).hexdigest(),
+        code_bytes=len(source),
+        payment_reference=payment,
+        request=SignedRequest(
+            netuid=NETUID,
+            recipient=RECIPIENT,
+            signed_at_seconds=int(fields["signed_at"]),
+            signature=fields["signature"],
+        ),
     )
 
 
@@ -471,50 +494,70 @@ async def test_two_claims_on_one_payment_do_not_block_each_other(
     assert len(await events(connection, SubmissionPaid)) == len(await events(connection, PaymentRefused)) == 1
 
 
-async def test_a_claim_yields_to_a_request_that_was_proven_first(
-    nats_url: str, connection: Bus, artifacts: ArtifactStore, chain: MadeUpChain
+@pytest.mark.parametrize("mine", [True, False])
+async def test_what_was_proven_while_the_chain_was_asked_is_not_refused(
+    *, connection: Bus, artifacts: ArtifactStore, chain: MadeUpChain, mine: bool
 ) -> None:
-    chain.world.away = True
-    blind = MadeUpChain(World(away=True))
-    async with replica(nats_url, artifacts, blind) as late:
-        assert (await send(late, signed(OTHER_SOURCE))).status_code == 202
-    till = Till(recipient=RECIPIENT, economy=COMPETITION.economy, facts=chain.facts, uid_of=chain.uid_of)
-    (claimed,) = await connection.load(subjects.ALL)
-    chain.world.away = False
-    claim = decide.claim(
-        miner_hotkey=MINER.ss58_address,
-        code_sha256=hashlib.sha256(SOURCE).hexdigest(),
-        code_bytes=len(SOURCE),
-        payment_reference=TRANSFER,
-        request=claimed.event.request,  # type: ignore[attr-defined]
+    """The answer is older than what another replica has recorded since."""
+    claim = claimed(SOURCE)
+    bought = decide.bought(
+        claimed(SOURCE if mine else OTHER_SOURCE),
+        Proven(payment=Payment(reference=TRANSFER, amount_rao=COST), uid=7, overpaid_rao=0),
     )
-    await handlers.buy(connection, artifacts, till, SOURCE, claim, received_at_seconds=time.time())
-    await handlers.check_claim(connection, till, claimed, 1)
-    (refused,) = await events(connection, PaymentRefused)
-    assert (refused.refusal, refused.code_sha256) == (Refusal.ALREADY_USED, hashlib.sha256(OTHER_SOURCE).hexdigest())
-    await handlers.check_claim(connection, till, claimed, 2)
+
+    async def overtaken(**question: Any) -> Facts:
+        aggregate = subjects.submission(bought.submission_id)
+        await connection.transact(aggregate, lambda story: decide.accept(story, bought))
+        return msgspec.structs.replace(chain.world.payments[TRANSFER], canonical=False)
+
+    till = dataclasses.replace(shop(chain), facts=overtaken)
+    if mine:
+        outcome = await handlers.buy(connection, artifacts, till, SOURCE, claim, received_at_seconds=time.time())
+        assert isinstance(outcome, handlers.Submitted)
+        assert outcome.created is False
+    else:
+        with pytest.raises(handlers.NotPaid, match="has paid for other code"):
+            await handlers.buy(connection, artifacts, till, SOURCE, claim, received_at_seconds=time.time())
+    assert await kinds(connection) == ["SubmissionPaid"]
+
+
+async def test_a_claim_that_was_proven_while_the_chain_was_asked_is_not_refused(
+    connection: Bus, chain: MadeUpChain
+) -> None:
+    claim = claimed(SOURCE)
+    waiting = await connection.append(claim, aggregate=subjects.claim(claim.claim_id), expected=0)
+    proven = Proven(payment=Payment(reference=TRANSFER, amount_rao=COST), uid=7, overpaid_rao=0)
+
+    async def overtaken(**question: Any) -> Facts:
+        bought = decide.bought(claim, proven)
+        aggregate = subjects.submission(bought.submission_id)
+        await connection.transact(aggregate, lambda story: decide.accept(story, bought))
+        return msgspec.structs.replace(chain.world.payments[TRANSFER], uid=None)
+
+    await handlers.check_claim(connection, dataclasses.replace(shop(chain), facts=overtaken), waiting, 1)
+    assert await kinds(connection) == ["PaymentClaimed", "SubmissionPaid"]
+
+
+async def test_a_claim_yields_to_a_request_that_was_proven_first(
+    connection: Bus, artifacts: ArtifactStore, chain: MadeUpChain
+) -> None:
+    late, till = claimed(OTHER_SOURCE), shop(chain)
+    waiting = await connection.append(late, aggregate=subjects.claim(late.claim_id), expected=0)
+    await handlers.buy(connection, artifacts, till, SOURCE, claimed(SOURCE), received_at_seconds=time.time())
+    for delivery in (1, 2):
+        await handlers.check_claim(connection, till, waiting, delivery)
+        (refused,) = await events(connection, PaymentRefused)
+        assert (refused.refusal, refused.claim_id) == (Refusal.ALREADY_USED, late.claim_id)
     assert await kinds(connection) == ["PaymentClaimed", "SubmissionPaid", "PaymentRefused"]
 
 
 async def test_any_number_of_claims_that_wait_does_not_keep_another_from_its_first_check(
     nats_url: str, connection: Bus, artifacts: ArtifactStore, chain: MadeUpChain
 ) -> None:
-    code_sha256 = artifacts.put(SOURCE)
+    artifacts.put(SOURCE)
     unknown = [f"0x{number:064x}-1" for number in range(100)]  # of these the chain knows nothing
     for payment in (*unknown, TRANSFER):
-        sent = signed(payment=payment)["data"]
-        claim = decide.claim(
-            miner_hotkey=MINER.ss58_address,
-            code_sha256=code_sha256,
-            code_bytes=len(SOURCE),
-            payment_reference=payment,
-            request=SignedRequest(
-                netuid=3,
-                recipient=RECIPIENT,
-                signed_at_seconds=int(sent["signed_at"]),
-                signature=sent["signature"],
-            ),
-        )
+        claim = claimed(SOURCE, payment=payment)
         await connection.append(claim, aggregate=subjects.claim(claim.claim_id), expected=0)
     async with replica(nats_url, artifacts, chain):
         (bought,) = await eventually(some(connection, SubmissionPaid))
