@@ -3,6 +3,7 @@ disk before the next begins, and `resume` takes up wherever it ended.
 """
 
 import asyncio
+import contextlib
 import hashlib
 import sys
 import time
@@ -257,12 +258,10 @@ def ended(validator: Validator, api_url: str, found: Submission, submitted: Subm
     verdict = {"finished": "passed", "failed_validation": "failed"}.get(found.status)
     rank = None
     if verdict == "passed":
-        rows = validator_client.patiently(
-            lambda: validator.leaderboard(api_url, limit=LEADERBOARD_ROWS),
-            timeout_seconds=30.0,
-            report=lambda _: None,
-        )
-        rank = next((row.rank for row in rows if row.submission_id == found.submission_id), None)
+        # The verdict is known: it is not held back because its place is not.
+        with contextlib.suppress(Away):
+            rows = validator.leaderboard(api_url, limit=LEADERBOARD_ROWS)
+            rank = next((row.rank for row in rows if row.submission_id == found.submission_id), None)
     return Ended(
         verdict=verdict,
         reason=found.reason,

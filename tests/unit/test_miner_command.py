@@ -1,6 +1,7 @@
 """The miner's paid command against a validator that a test makes up: checks, refusals, claims, outages, watching."""
 
 import hashlib
+import io
 import json
 import os
 import time
@@ -410,6 +411,34 @@ def test_nothing_is_paid_without_a_yes(run: Run, validator: Imitation, train: Pa
     assert "Pay 0.1 TAO (and a fee of about 0.0001 TAO)" in answer["error"]
     assert "add --yes" in answer["error"]
     assert payments_folder.unfinished(payments_folder.folder(os.environ)) == []
+
+
+@pytest.mark.parametrize("typed", ["n\n", "\n", "", "yes please\n"])
+@pytest.mark.usefixtures("chain")
+def test_who_is_asked_must_say_yes(
+    *,
+    typed: str,
+    run: Run,
+    validator: Imitation,
+    train: Path,
+    wallet_flags: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr("sys.stdin", Terminal(typed))
+    code, answer, said = run(*paying(validator, train, wallet_flags, "--skip-test"))
+    assert (code, answer) == (2, {"error": "not submitted; nothing was paid"})
+    assert "A payment is not given back. [y/N] " in said
+
+
+@pytest.mark.usefixtures("wallet_flags", "kept")
+def test_a_verdict_is_told_without_its_rank(run: Run, validator: Imitation) -> None:
+    validator.on("GET", "/leaderboard", (503, {"detail": "busy", "code": "try_again_later"}))
+    code, answer, _ = run("--resume")
+    assert (code, answer["verdict"], answer["rank"]) == (0, "passed", None)
 
 
 @pytest.mark.usefixtures("chain", "kept")
