@@ -16,7 +16,7 @@ from shared import request
 from shared.artifacts import ArtifactStore
 from shared.bus import Bus
 from shared.events import EvalRequested, PaymentClaimed, PaymentRefused, SubmissionPaid
-from tests.support.chain import COST_RAO, MINER, RECIPIENT, finalize, pay
+from tests.support.chain import COST_RAO, MINER, RECIPIENT, finalize, pay, transport
 from tests.support.ingest_process import REQUEST_SECONDS, Process, events, some
 from tests.support.paid_ingest import form
 from tests.support.servers import artifacts, connection, eventually, nats_server, nats_url
@@ -25,7 +25,7 @@ __all__ = ["artifacts", "connection", "nats_server", "nats_url"]
 
 pytestmark = [pytest.mark.servers, pytest.mark.slow]
 
-Submit = Callable[..., Awaitable[httpx.Response]]
+Ingest = tuple[httpx.AsyncClient, Callable[..., Awaitable[httpx.Response]]]
 SOURCE = b"def inner_steps(model, data_iterator, optimizer, num_steps, device): ...\n"
 
 
@@ -89,10 +89,8 @@ async def line(chain_endpoint: str) -> AsyncIterator[Line]:
 
 
 @contextlib.asynccontextmanager
-async def service(
-    nats_url: str, artifacts: ArtifactStore, line: Line
-) -> AsyncIterator[Callable[..., Awaitable[httpx.Response]]]:
-    """The real ingest, as a program; yields a function that submits."""
+async def service(nats_url: str, artifacts: ArtifactStore, line: Line) -> AsyncIterator[Ingest]:
+    """The real ingest, as a program; yields a client of it, and a function that submits."""
     running = Process(nats_url, artifacts, None, MODULE="services.ingest.main", TOURNAMENT_CHAIN_ENDPOINT=line.endpoint)
     try:
         async with httpx.AsyncClient(base_url=running.url, timeout=REQUEST_SECONDS) as client:
@@ -103,7 +101,7 @@ async def service(
                 sent = form(source, payment=payment, at=time.time(), by=MINER.hotkey, code_sha256=code_sha256)
                 return await client.post("/submissions", **sent)
 
-            yield submit
+            yield client, submit
         running.process.terminate()
         assert await asyncio.to_thread(running.process.wait, REQUEST_SECONDS) == 0
         assert [said for said in running.log.read_text().splitlines() if not said.startswith("{")] == []
@@ -115,7 +113,15 @@ async def service(
 async def test_a_payment_on_the_chain_buys_a_submission(
     *, client: bittensor.Client, line: Line, nats_url: str, artifacts: ArtifactStore, connection: Bus
 ) -> None:
-    async with service(nats_url, artifacts, line) as submit:
+    async with service(nats_url, artifacts, line) as (ingest, submit):
+        genesis = await transport(client).get_block_hash(0)
+
+        async def known() -> bool:
+            said = (await ingest.get("/info")).json()
+            assert said["payment_recipient"] == RECIPIENT
+            return bool(said["genesis_hash"] == genesis)
+
+        await eventually(known)
         payment = await pay(client)
         response = await submit(payment)
         assert response.status_code == 201, response.text
@@ -136,14 +142,14 @@ async def test_a_node_that_dies_and_returns_costs_nobody_a_payment(
     *, client: bittensor.Client, line: Line, nats_url: str, artifacts: ArtifactStore, connection: Bus
 ) -> None:
     first, second = await pay(client), await pay(client)
-    async with service(nats_url, artifacts, line) as submit:
+    async with service(nats_url, artifacts, line) as (_, submit):
         assert (await submit(first)).status_code == 201  # it is connected
         await line.cut()
         response = await submit(second)
         assert response.status_code == 202
         assert response.json()["status_url"].endswith(second)
     # Restarted while the node is away, it goes on when the node returns.
-    async with service(nats_url, artifacts, line) as submit:
+    async with service(nats_url, artifacts, line) as (_, submit):
         assert (await submit(second)).status_code == 202
         await line.open()
         bought = await eventually(some(connection, SubmissionPaid, 2))
@@ -156,7 +162,7 @@ async def test_a_node_that_dies_and_returns_costs_nobody_a_payment(
 async def test_a_payment_that_is_not_final_yet_is_waited_for(
     *, client: bittensor.Client, line: Line, nats_url: str, artifacts: ArtifactStore, connection: Bus
 ) -> None:
-    async with service(nats_url, artifacts, line) as submit:
+    async with service(nats_url, artifacts, line) as (_, submit):
         payment = await pay(client, final=False)
         response = await submit(payment)
         # On a node whose finality does not lag it is final at once.
