@@ -14,6 +14,8 @@ from shared import request
 
 ERA_BLOCKS = 64
 """How long a signed transfer can be included: about 13 minutes on the public chain."""
+SLACK_BLOCKS = 8
+"""The nodes behind one address may be some blocks apart, and the era is counted from what one of them said."""
 BROADCAST_EVERY_SECONDS = 30.0
 """A node that is restarted may have forgotten it."""
 

@@ -98,7 +98,7 @@ async def sign(chain: Chain, *, coldkey: Any, recipient: str, amount_rao: int) -
             nonce=nonce,
             first_block=first_block,
             # The era is counted from a final block that was read while signing, so no later than this one.
-            last_block=await chain_access.finalized_block_number() + payment.ERA_BLOCKS,
+            last_block=await chain_access.finalized_block_number() + payment.ERA_BLOCKS + payment.SLACK_BLOCKS,
         )
 
     return await chain.ask(ask)

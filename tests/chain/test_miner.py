@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import secrets
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -50,27 +51,39 @@ class World:
     flags: tuple[str, ...]
     log: Path
 
-    async def run(self, *arguments: str, killed_at: str | None = None) -> tuple[int, dict[str, Any], str]:
-        """The command, while the chain makes blocks."""
+    async def run(
+        self, *arguments: str, killed_at: str | None = None, stopped_when: str | None = None
+    ) -> tuple[int, dict[str, Any], str]:
+        """The command, while the chain makes blocks; or with none, until it says something and gets a Ctrl-C."""
         program = ["neurons.miner"] if killed_at is None else ["tests.support.killed_miner", killed_at]
-        process = subprocess.Popen(
-            [sys.executable, "-m", *program, *arguments, "--json"],
-            cwd=PROJECT,
-            env={"PATH": os.environ["PATH"], "HOME": str(self.folder), "XDG_STATE_HOME": str(self.folder / "state")},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        said = self.folder / f"{secrets.token_hex(4)}.log"
+        with said.open("wb") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", *program, *arguments, "--json"],
+                cwd=PROJECT,
+                env={
+                    "PATH": os.environ["PATH"],
+                    "HOME": str(self.folder),
+                    "XDG_STATE_HOME": str(self.folder / "state"),
+                },
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=output,
+                text=True,
+            )
         try:
             async with asyncio.timeout(DEADLINE_SECONDS):
                 while process.poll() is None:
-                    await new_block(self.client)
+                    if stopped_when is None:
+                        await new_block(self.client)
+                    elif stopped_when in said.read_text():
+                        process.send_signal(signal.SIGINT)
+                        stopped_when = "never said twice"
                     await asyncio.sleep(BLOCK_SECONDS)
         finally:
             process.kill()
-            out, said = process.communicate()
-        return process.returncode, json.loads(out) if out else {}, said
+            out, _ = process.communicate()
+        return process.returncode, json.loads(out) if out else {}, said.read_text()
 
     def paying(self, **changes: str | None) -> list[str]:
         """Arguments that submit new code."""
@@ -223,6 +236,16 @@ async def test_killed_at_any_point_it_pays_once_and_submits_once(point: str, wor
     assert (again, repeated["submission_id"]) == (0, answer["submission_id"]), said
     assert await world.received() == COST_RAO
     assert len(await submissions(connection)) == 1
+
+
+async def test_who_stops_it_while_it_waits_goes_on_later(world: World, connection: Bus) -> None:
+    code, answer, said = await world.run(*world.paying(), stopped_when="waiting for the transfer")
+    assert code == 3, said
+    assert answer["error"].startswith("stopped. The payment is kept in ")
+    assert await submissions(connection) == []
+    code, answer, said = await world.run("--resume")
+    assert code == 0, said
+    assert (await world.received(), len(await submissions(connection))) == (COST_RAO, 1)
 
 
 async def test_without_enough_money_nothing_moves(world: World) -> None:
