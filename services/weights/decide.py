@@ -14,9 +14,11 @@ FULL_WEIGHT = 65_535
 """All of it, as the chain stores it."""
 ERA_BLOCKS = 8
 """For how many blocks a transaction of ours is valid: 96 seconds."""
-GRACE_SECONDS = 120.0
-"""How long an attempt is given to arrive, from its WeightsDecided. Longer than its transaction is valid, so that one
-which has not arrived by then never will, and may be repeated.
+FRESH_SECONDS = 30.0
+"""How old an attempt may be when it is sent. Storing it can take minutes while NATS is away."""
+GRACE_SECONDS = 300.0
+"""How long an attempt is given to arrive, from its WeightsDecided: 30 to be stored, 30 to connect, 110 to be sent, 96
+that it is valid. One that has not arrived by then never will, and may be repeated.
 """
 MAX_ATTEMPTS = 5
 """In one interval."""

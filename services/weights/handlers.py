@@ -198,6 +198,8 @@ async def advance(
     if decided.event != chosen:
         # The same attempt of another process: it is the one that sends.
         raise Conflict(f"attempt {chosen.attempt} is another's")
+    if (now() - moment).total_seconds() > decide.FRESH_SECONDS:
+        raise TransientFault("the attempt took too long to be stored; it is not sent any more")
     logger().info("sending weights", interval=chosen.interval, hotkey=chosen.hotkey, uid=chosen.uid)
     answer = await weigher.send(chosen.uid)
     event = decide.outcome(chosen, answer, validator_hotkey=weigher.validator_hotkey)

@@ -33,9 +33,7 @@ from tests.support.chain import (
     OWNER,
     VALIDATOR,
     Wallet,
-    do,
     new_block,
-    register,
     sudo,
     transport,
     uid_of,
@@ -139,9 +137,8 @@ async def test_burn_when_nobody_leads_when_the_leader_is_gone_and_when_it_is_swi
     owner = await uid_of(client, OWNER)
 
     async def later(days: int) -> WeightsSet:
-        await handlers.advance(
-            connection, DAY, BURN, lambda: utc_now() + timedelta(days=days), weigher=weigher, instance="a"
-        )
+        moment = utc_now() + timedelta(days=days)
+        await handlers.advance(connection, DAY, BURN, lambda: moment, weigher=weigher, instance="a")
         event = (await weights(connection))[-1]
         assert await row(client) == [(owner, decide.FULL_WEIGHT)]
         return event
@@ -202,6 +199,21 @@ async def test_a_validator_that_may_not_says_why_and_sends_nothing(
         assert ("has no validator permit on" if registered else "is not registered on subnet 3") in event.detail
         assert await advance(connection, weigher) is None
         assert await client.block() == height
+
+
+async def test_a_subnet_that_wants_weights_committed_in_the_way_of_an_old_runtime_is_named(
+    connection: Bus, weigher: ChainWeigher, client: bittensor.Client
+) -> None:
+    """A runtime that is new enough takes the SDK's intent, which commits."""
+    await sudo(client, calls.AdminUtils.sudo_set_commit_reveal_weights_enabled(netuid=NETUID, enabled=True))
+    try:
+        can_commit = (await weigher.view([])).can_commit
+        await advance(connection, weigher)
+    finally:
+        await sudo(client, calls.AdminUtils.sudo_set_commit_reveal_weights_enabled(netuid=NETUID, enabled=False))
+    (event,) = await weights(connection)
+    assert event.outcome == ("committed" if can_commit else "not_sent")
+    assert can_commit or "this release does not know" in event.detail
 
 
 async def test_two_replicas_send_one(connection: Bus, weigher: ChainWeigher, client: bittensor.Client) -> None:
@@ -406,17 +418,3 @@ async def test_killed_before_anything_was_sent_another_attempt_follows_after_the
     first, second = await weights(connection)
     assert (first.outcome, first.attempt, second.outcome, second.attempt) == ("failed", 1, "set", 2)
     assert second.block_number == await last_update(client)
-
-
-async def test_the_miner_that_is_registered_anew_is_paid_at_its_new_uid(
-    connection: Bus, weigher: ChainWeigher, client: bittensor.Client
-) -> None:
-    name = secrets.token_hex(8)
-    newcomer = Wallet(VALIDATOR.coldkey, Keypair.create_from_uri(f"//{name}"))
-    await lead(connection, newcomer.hotkey_address)
-    uid = await register(client, newcomer)
-    await do(client, calls.System.remark(remark=b""), VALIDATOR)
-    await advance(connection, weigher)
-    (event,) = await weights(connection)
-    assert (event.outcome, event.reason, event.uid) == ("set", "leader", uid)
-    assert await row(client) == [(uid, decide.FULL_WEIGHT)]

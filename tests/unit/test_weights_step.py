@@ -220,7 +220,7 @@ def test_an_unreported_attempt_is_looked_for_on_the_chain_first(
     if expected is None:
         assert isinstance(event, Wait), why
         event = step(last, chain=chain, now=soon + timedelta(seconds=1))
-        expected, detail = "failed", "nothing of it was on the chain 120 seconds later"
+        expected, detail = "failed", "nothing of it was on the chain 300 seconds later"
     assert isinstance(event, WeightsSet)
     assert (event.outcome, event.interval, event.attempt) == (expected, INTERVAL, 1)
     assert detail in event.detail
@@ -258,7 +258,7 @@ def test_an_interval_that_ended_is_recorded_with_what_it_waited_for_unless_it_is
 
 LIVES = st.lists(
     st.tuples(
-        st.integers(0, 200),
+        st.integers(0, 400),
         st.sampled_from(["reports", "dies before sending", "dies after sending", "is refused"]),
         st.integers(1, 20),
     ),
