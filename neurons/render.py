@@ -13,6 +13,8 @@ from neurons.submitting import Ended
 from neurons.validator_client import Row, Submission
 from shared.events import Phases
 
+WIDE = 250
+
 
 @contextlib.contextmanager
 def progress() -> Iterator[Callable[[str], None]]:
@@ -67,7 +69,7 @@ def submissions(found: Sequence[Submission]) -> None:
             one.code_hash[7:19],
             Text(one.error_message or ""),
         )
-    Console(highlight=False).print(table if found else "no submissions")
+    _print_whole(table if found else "no submissions")
 
 
 def leaderboard(rows: Sequence[Row]) -> None:
@@ -82,7 +84,18 @@ def leaderboard(rows: Sequence[Row]) -> None:
             row.submission_id,
             row.created_at[:19],
         )
-    Console(highlight=False).print(table if rows else "nobody is ranked yet")
+    _print_whole(table if rows else "nobody is ranked yet")
+
+
+def _print_whole(shown: Table | str) -> None:
+    """Ids are there to be copied: nothing is cut off, and a pipe has no width."""
+    console = Console(highlight=False)
+    if isinstance(shown, Table):
+        for column in shown.columns:
+            column.overflow = "fold"
+    if not console.is_terminal:
+        console.width = WIDE
+    console.print(shown)
 
 
 def verdict(found: Verdict) -> None:

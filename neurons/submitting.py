@@ -147,7 +147,7 @@ def submit(
         report(preflight.check_balance(standing, amount_rao=info.submission_cost_rao, coldkey=coldkey.ss58_address))
     else:
         report(f"a credit pays: submission {credit.submission_id} could not be evaluated ({credit.detail})")
-    _test(hparams_path, sentence, source, options, test)
+    _test(hparams_path, sentence, source, options, test=test, report=report)
 
     question = (
         f"Submit {path} with the credit of submission {credit.submission_id}? Nothing is paid."
@@ -287,7 +287,7 @@ def _submit_unpaid(
     report(sentence)
     opened = wallet.open_wallet(name=options.wallet.name, hotkey=options.wallet.hotkey, path=options.wallet.path)
     miner_hotkey = wallet.hotkey(opened).ss58_address
-    _test(hparams_path, sentence, source, options, test)
+    _test(hparams_path, sentence, source, options, test=test, report=report)
     try:
         answer = validator_client.patiently(
             lambda: validator.submit_unpaid(source, miner_hotkey=miner_hotkey),
@@ -304,8 +304,9 @@ def _submit_unpaid(
     )
 
 
-def _test(path: Path | None, sentence: str, source: bytes, options: Options, test: Test) -> None:
+def _test(path: Path | None, sentence: str, source: bytes, options: Options, *, test: Test, report: Report) -> None:
     if options.skip_test:
+        report("not tested here, as asked")
         return
     if path is None:
         raise Unusable(
@@ -315,6 +316,7 @@ def _test(path: Path | None, sentence: str, source: bytes, options: Options, tes
     verdict = test(source, path)
     if verdict.verdict != "passed":
         raise FailedLocally(verdict)
+    report(f"the file passes here: {verdict.tps:,.0f} tokens per second")
 
 
 def _mention_unfinished(options: Options, agree: Ask) -> None:

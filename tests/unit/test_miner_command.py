@@ -561,15 +561,14 @@ def test_subcommands_tell_what_is_wrong(run: Run, validator: Imitation, tmp_path
     assert "does not answer" in answer["error"]
 
 
-def test_what_people_read(
-    validator: Imitation, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
+def test_what_people_read(validator: Imitation, capsys: pytest.CaptureFixture[str]) -> None:
     at = ["--validator", validator.url]
     assert miner.main(["status", BOUGHT, *at]) == 0
     assert "PASSED  8,012 tokens per second, rank 2" in capsys.readouterr().out
     assert miner.main(["leaderboard", *at]) == 0
-    assert BOUGHT in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert BOUGHT in out
+    assert MINER in out, "not cut off"
     validator.on("GET", "/submissions", (200, [submission(status="failed_validation", error_message="[red]boom")]))
     assert miner.main(["submissions", "--hotkey", MINER, *at]) == 0
     assert "[red]boom" in capsys.readouterr().out
