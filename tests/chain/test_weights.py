@@ -33,6 +33,7 @@ from tests.support.chain import (
     OWNER,
     VALIDATOR,
     Wallet,
+    finalize,
     new_block,
     sudo,
     transport,
@@ -72,6 +73,7 @@ async def weighing(endpoint: str, folder: Path, who: Wallet = VALIDATOR) -> Asyn
 @pytest.fixture
 async def weigher(chain_endpoint: str, client: bittensor.Client, tmp_path: Path) -> AsyncIterator[ChainWeigher]:
     await limit(client, 0)
+    await finalize(client)
     async with weighing(chain_endpoint, tmp_path / "wallets") as opened:
         yield opened
 
@@ -248,7 +250,9 @@ async def test_a_uid_that_is_somebody_elses_when_it_is_set_is_a_failure_and_the_
 
     async def send(target: int) -> decide.Answer:
         await replace(newcomer, registered=False)
-        return await really(target)
+        answer = await really(target)
+        await finalize(client)
+        return answer
 
     monkeypatch.setattr(weigher, "send", send)
     try:
