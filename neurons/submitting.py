@@ -115,7 +115,7 @@ def submit(
     report(sentence)
     report(preflight.check_price(info, parameters))
     report(preflight.check_clock(info, time.time()))
-    _mention_unfinished(options, agree)
+    _mention_unfinished(source, recipient, options, agree)
 
     opened = wallet.open_wallet(name=options.wallet.name, hotkey=options.wallet.hotkey, path=options.wallet.path)
     hotkey, coldkey = wallet.hotkey(opened), wallet.coldkey(opened)
@@ -265,7 +265,7 @@ def ended(validator: Validator, api_url: str, found: Submission, submitted: Subm
     return Ended(
         verdict=verdict,
         reason=found.reason,
-        detail=found.error_message or ("every run passed" if verdict == "passed" else f"it is {found.status}"),
+        detail=_detail(found),
         tps=found.final_score if verdict == "passed" else None,
         rank=rank,
         submission_id=found.submission_id,
@@ -277,6 +277,14 @@ def ended(validator: Validator, api_url: str, found: Submission, submitted: Subm
         paid_rao=submitted.paid_rao if submitted else None,
         state_file=submitted.state_file if submitted else None,
     )
+
+
+def _detail(found: Submission) -> str:
+    if found.error_message is None:
+        return "every run passed" if found.status == "finished" else f"it is {found.status}"
+    if found.status == "error" and found.payment_reference and not found.payment_reference.startswith("unpaid:"):
+        return f"{found.error_message}. A credit pays for the next submission of this hotkey"
+    return found.error_message
 
 
 def _submit_unpaid(
@@ -319,11 +327,19 @@ def _test(path: Path | None, sentence: str, source: bytes, options: Options, *, 
     report(f"the file passes here: {verdict.tps:,.0f} tokens per second")
 
 
-def _mention_unfinished(options: Options, agree: Ask) -> None:
-    """Who pays again while a payment waits has most likely forgotten it."""
+def _mention_unfinished(source: bytes, recipient: str, options: Options, agree: Ask) -> None:
+    """Who pays again while a payment waits has most likely forgotten it. For the same file and validator nobody means
+    to, least of all a script that repeats its command.
+    """
     waiting = payments_folder.unfinished(options.state)
     if not waiting:
         return
+    for path, record in waiting:
+        if (record.source, record.recipient) == (source, recipient):
+            raise Unusable(
+                f"this file has a payment already, which is unfinished ({path}); nothing was paid again. "
+                f"Go on with: python -m neurons.miner --resume {path}"
+            )
     path, record = waiting[0]
     question = (
         f"There is an unfinished payment of {rao_as_tao(record.amount_rao)} from {record.created_at} "

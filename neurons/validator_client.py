@@ -70,6 +70,7 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     reason: str | None = None
     runs_required: int | None = None
     runs_completed: int | None = None
+    payment_reference: str | None = None
 
     @property
     def ended(self) -> bool:

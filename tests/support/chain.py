@@ -94,6 +94,13 @@ async def bootstrap(endpoint: str) -> None:
             await sudo(
                 client, calls.AdminUtils.sudo_set_weights_set_rate_limit(netuid=NETUID, weights_set_rate_limit=0)
             )
+            # Three times this many can register in 360 blocks; a new subnet lets three in.
+            await sudo(
+                client,
+                calls.AdminUtils.sudo_set_target_registrations_per_interval(
+                    netuid=NETUID, target_registrations_per_interval=1000
+                ),
+            )
         for who in (VALIDATOR, MINER):
             await register(client, who)
         await permit(client)

@@ -441,10 +441,22 @@ def test_a_verdict_is_told_without_its_rank(run: Run, validator: Imitation) -> N
     assert (code, answer["verdict"], answer["rank"]) == (0, "passed", None)
 
 
+@pytest.mark.usefixtures("chain")
+def test_a_file_is_not_paid_for_twice_by_a_command_that_is_repeated(
+    run: Run, validator: Imitation, kept: Kept, train: Path, wallet_flags: list[str]
+) -> None:
+    code, answer, _ = run(*paying(validator, train, wallet_flags, "--skip-test", "--yes"))
+    assert code == 2
+    assert "this file has a payment already" in answer["error"]
+    assert f"--resume {kept[0]}" in answer["error"]
+    assert validator.posts() == 0
+
+
 @pytest.mark.usefixtures("chain", "kept")
 def test_an_unfinished_payment_is_not_forgotten(
     run: Run, validator: Imitation, train: Path, wallet_flags: list[str]
 ) -> None:
+    train.write_bytes(SOURCE + b"# another\n")
     code, answer, _ = run(*paying(validator, train, wallet_flags, "--skip-test"))
     assert code == 2
     assert "There is an unfinished payment of 0.1 TAO from 2026-01-02T03:04:05+00:00" in answer["error"]
@@ -637,3 +649,24 @@ INFO_FIELDS: dict[str, Any] = {
     "api_url": "http://x",
     "time_seconds": 0.0,
 }
+
+
+@pytest.mark.parametrize(
+    ("reference", "said"),
+    [
+        (REFERENCE, "it broke. A credit pays for the next submission of this hotkey"),
+        (f"credit:{'c' * 32}", "it broke. A credit pays for the next submission of this hotkey"),
+        ("unpaid:1", "it broke"),
+    ],
+)
+def test_whoever_paid_for_what_the_validator_broke_is_told_of_the_credit(reference: str, said: str) -> None:
+    found = validator_client.Submission(
+        submission_id="s1",
+        miner_hotkey=MINER,
+        code_hash="sha256:1",
+        status="error",
+        created_at="",
+        error_message="it broke",
+        payment_reference=reference,
+    )
+    assert submitting._detail(found) == said
