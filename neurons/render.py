@@ -89,7 +89,7 @@ def leaderboard(rows: Sequence[Row]) -> None:
 
 def _print_whole(shown: Table | str) -> None:
     """Ids are there to be copied: nothing is cut off, and a pipe has no width."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     if isinstance(shown, Table):
         for column in shown.columns:
             column.overflow = "fold"

@@ -1,12 +1,18 @@
-"""A validator's two HTTP services as a miner meets them: asked, sent to, and answers read. No rule of money is here."""
+"""A validator's two HTTP services as a miner meets them: asked, sent to, and answers read. No rule of money is here.
 
+What they answer is not trusted: it may be endless, malformed, or meant for the person's terminal, and it repeats what
+other miners made up.
+"""
+
+import re
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import httpx
 import msgspec
+from msgspec import Meta
 
 from shared import request
 from shared.events import SignedRequest
@@ -14,6 +20,11 @@ from shared.events import SignedRequest
 REQUEST_SECONDS = 60.0
 """Longer than ingest waits for its own parts before it says 503."""
 PAUSE_SECONDS = 2.0
+MOST_ANSWER_BYTES = 16 * 2**20
+"""Several times the longest that a validator has to say: a thousand submissions with all their checks."""
+MOST_DETAIL_CHARACTERS = 4000
+_INVISIBLE = re.compile(r"[^\n\t\x20-\x7e\xa0-\U0010ffff]|[\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Controls, which a terminal obeys, and what turns the direction of writing."""
 
 T = TypeVar("T")
 
@@ -52,7 +63,7 @@ class Info(msgspec.Struct, frozen=True, kw_only=True):
 class Accepted(msgspec.Struct, frozen=True, kw_only=True):
     """A submission that is there."""
 
-    submission_id: str
+    submission_id: Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
     status_url: str
 
 
@@ -93,7 +104,7 @@ class Credit(msgspec.Struct, frozen=True, kw_only=True):
     """A submission that costs nothing, because the validator failed an earlier one."""
 
     credit_id: str
-    reference: str
+    reference: Annotated[str, Meta(pattern=r"^credit:[0-9a-f]{32}\Z")]
     miner_hotkey: str
     submission_id: str
     detail: str = ""
@@ -163,7 +174,7 @@ class Validator:
                 "signature": signed.signature,
             },
         )
-        return None if answer.status_code == httpx.codes.ACCEPTED else _decode(answer, Accepted)
+        return None if answer.status == httpx.codes.ACCEPTED else _decode(answer, Accepted)
 
     def submission(self, api_url: str, submission_id: str) -> Submission:
         """One submission.
@@ -217,22 +228,31 @@ class Validator:
     def _get(self, url: str, kind: type[T], params: dict[str, str] | None = None) -> T:
         return _decode(self._checked("GET", url, params=params), kind)
 
-    def _post(self, source: bytes, fields: dict[str, str]) -> httpx.Response:
+    def _post(self, source: bytes, fields: dict[str, str]) -> "_Answer":
         return self._checked(
             "POST", f"{self.url}/submissions", data=fields, files={"file": ("train.py", source, "text/x-python")}
         )
 
-    def _checked(self, method: str, url: str, **parts: Any) -> httpx.Response:
+    def _checked(self, method: str, url: str, **parts: Any) -> "_Answer":
         try:
-            answer = self._client.request(method, url, **parts)
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            with self._client.stream(method, url, **parts) as response:
+                answer = _Answer(url=url, status=response.status_code, content=_content(response))
+        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:  # the last: no name of a host
             raise Away(f"{url} does not answer: {error or type(error).__name__}") from None
-        if answer.is_success:
+        if httpx.codes.is_success(answer.status):
             return answer
         code, detail = _problem(answer)
-        if answer.is_server_error or answer.status_code in (408, 425, 429):
-            raise Away(f"{url} answers {answer.status_code} {code}: {detail}")
-        raise Refused(answer.status_code, code, detail)
+        if httpx.codes.is_server_error(answer.status) or answer.status in (408, 425, 429):
+            raise Away(f"{url} answers {answer.status} {code}: {detail}")
+        raise Refused(answer.status, code, detail)
+
+
+class _Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """One answer, whole."""
+
+    url: str
+    status: int
+    content: bytes
 
 
 def patiently(ask: Callable[[], T], *, timeout_seconds: float, report: Callable[[str], None]) -> T:
@@ -266,18 +286,49 @@ def sign(
     return msgspec.structs.replace(unsigned, signature=f"0x{bytes(signature).hex()}")
 
 
-def _decode(answer: httpx.Response, kind: type[T]) -> T:
+def _content(response: httpx.Response) -> bytes:
+    """The body, unless it is too long or does not end: the client's own limit is for each part of it.
+
+    Raises:
+        Away: so it is.
+    """
+    deadline = time.monotonic() + REQUEST_SECONDS
+    content = bytearray()
+    for part in response.iter_bytes():
+        content += part
+        if len(content) > MOST_ANSWER_BYTES:
+            raise Away(f"{response.url} answers with more than {MOST_ANSWER_BYTES:,} bytes")
+        if time.monotonic() > deadline:
+            raise Away(f"{response.url} answers, but did not end within {REQUEST_SECONDS:g} s")
+    return bytes(content)
+
+
+def _decode(answer: _Answer, kind: type[T]) -> T:
     try:
-        return msgspec.json.decode(answer.content, type=kind)
-    except msgspec.MsgspecError as error:
+        return msgspec.convert(_legible(msgspec.json.decode(answer.content)), kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Refused(
-            answer.status_code, "unknown_answer", f"{answer.url} is no validator of this release: {error}"
+            answer.status, "unknown_answer", f"{answer.url} is no validator of this release: {error}"
         ) from None
 
 
-def _problem(answer: httpx.Response) -> tuple[str, str]:
+def _problem(answer: _Answer) -> tuple[str, str]:
     try:
-        body = msgspec.json.decode(answer.content)
-        return str(body["code"]), str(body["detail"])
-    except (msgspec.MsgspecError, KeyError, TypeError):
-        return "unknown_answer", answer.text[:200] or answer.reason_phrase
+        body = _legible(msgspec.json.decode(answer.content))
+        return str(body["code"])[:200], str(body["detail"])[:MOST_DETAIL_CHARACTERS]
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, KeyError, TypeError):
+        said = _legible(answer.content[:200].decode(errors="replace"))
+        return "unknown_answer", said or f"HTTP status {answer.status}"
+
+
+def _legible(value: Any) -> Any:
+    """The same with nothing in its texts that a terminal would obey."""
+    match value:
+        case str():
+            return _INVISIBLE.sub("\N{REPLACEMENT CHARACTER}", value)
+        case list():
+            return [_legible(item) for item in value]
+        case dict():
+            return {name: _legible(item) for name, item in value.items()}
+        case _:
+            return value
