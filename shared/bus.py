@@ -164,6 +164,20 @@ class Bus:
         """
         return await self._read(aggregate, after=None)
 
+    async def unfinished(self, consumer: streams.Consumer) -> int:
+        """How many messages of a work queue are not delivered yet, in work, or to be delivered again.
+
+        Raises:
+            TransientFault: the server did not answer.
+        """
+        try:
+            info = await _cancellable(self._js.consumer_info(streams.STREAM, consumer.name))
+        except ConnectionClosedError:
+            raise
+        except NATS_FAULTS as error:
+            raise TransientFault(f"NATS did not answer about {consumer.name}: {_said(error)}") from error
+        return (info.num_pending or 0) + (info.num_ack_pending or 0)
+
     async def _read(self, aggregate: str, *, after: int | None) -> Recorded | None:
         """The first event of an aggregate above a sequence, or its latest (None)."""
         try:

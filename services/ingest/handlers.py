@@ -14,7 +14,7 @@ import msgspec
 
 from services.ingest import decide
 from services.ingest.payment import Facts, Proven, Refused, Waits, judge
-from shared import subjects
+from shared import streams, subjects
 from shared.artifacts import ArtifactStore
 from shared.bus import Bus, retry_seconds
 from shared.events import EvaluationAbandoned, PaymentClaimed, Recorded, SubmissionPaid
@@ -29,6 +29,10 @@ REQUEST_CHAIN_SECONDS = 4.0
 """How long a request waits for the chain before it becomes a claim."""
 QUEUE_CHAIN_SECONDS = 60.0
 """How long a claim waits for it in one delivery. The chain bounds itself below that."""
+MOST_WAITING = 1000
+"""Claims at a time. A claim costs nothing: without a bound, somebody could fill the disk with code, the node with
+questions, and the queue, so that nobody else's claim is ever looked at.
+"""
 
 
 class AskFacts(Protocol):
@@ -59,8 +63,10 @@ class NotPaid(Exception):
         self.refusal: Refusal = refused.refusal
 
 
-class CannotAskAgain(Exception):
-    """The claim was refused before, and whether it would be now cannot be asked. The message says so."""
+class CannotWait(Exception):
+    """The payment cannot be checked now, and does not become a claim: it was refused before, or too many wait already.
+    The message says which.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +113,7 @@ async def buy(
 
     Raises:
         NotPaid: the payment does not buy this. The code was not kept.
-        CannotAskAgain: it was refused before, and the chain does not answer.
+        CannotWait: the chain does not answer, and it was refused before, or too many wait. The code was not kept.
         TransientFault: NATS or the disk does not answer. Ask again.
     """
     aggregate = subjects.submission(claim.submission_id)
@@ -287,7 +293,10 @@ async def _record_refusal(bus: Bus, claim: PaymentClaimed, refused: Refused, *, 
 
 async def _wait(bus: Bus, artifacts: ArtifactStore, source: bytes, claim: PaymentClaimed) -> Waiting:
     aggregate = subjects.claim(claim.claim_id)
-    _expect_no_refusal(await bus.load(aggregate), claim)
+    story = await bus.load(aggregate)
+    _expect_no_refusal(story, claim)
+    if not story and await bus.unfinished(streams.CHECK_CLAIMS) >= MOST_WAITING:
+        raise CannotWait(f"{claim.detail}, and too many other payments wait already")
     await asyncio.to_thread(artifacts.put, source)
     story = await bus.transact(aggregate, lambda known: decide.wait(known, claim))
     _expect_no_refusal(story, claim)
@@ -298,9 +307,7 @@ async def _wait(bus: Bus, artifacts: ArtifactStore, source: bytes, claim: Paymen
 def _expect_no_refusal(story: list[Recorded], claim: PaymentClaimed) -> None:
     refused = decide.refused_before(story)
     if refused is not None:
-        raise CannotAskAgain(
-            f"this was refused before ({refused.refusal}), and cannot be checked again: {claim.detail}"
-        )
+        raise CannotWait(f"this was refused before ({refused.refusal}), and cannot be checked again: {claim.detail}")
 
 
 def _submitted(story: list[Recorded], *, stored: SubmissionPaid | None) -> Submitted:

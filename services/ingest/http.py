@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from services.ingest import decide, handlers, signature, upload
 from services.ingest.check import SourceCheck
-from services.ingest.handlers import CannotAskAgain, NotPaid, Submitted, Till, Waiting
+from services.ingest.handlers import CannotWait, NotPaid, Submitted, Till, Waiting
 from shared.admission import InvalidSubmission
 from shared.artifacts import ArtifactStore
 from shared.bus import Bus, retry_seconds
@@ -179,7 +179,7 @@ def create(ingest: Ingest) -> FastAPI:
             raise _try_again_later("the submission could not be stored now") from None
         except InvalidSubmission as error:
             raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_submission", str(error)) from None
-        except CannotAskAgain as error:
+        except CannotWait as error:
             raise _try_again_later(str(error)) from None
         except NotPaid as error:
             used = error.refusal is Refusal.ALREADY_USED

@@ -566,6 +566,33 @@ async def test_any_number_of_claims_that_wait_does_not_keep_another_from_its_fir
     assert await events(connection, PaymentRefused) == []
 
 
+async def test_a_flood_of_claims_is_bounded_and_keeps_no_payment_out(
+    ingest: httpx.AsyncClient,
+    connection: Bus,
+    artifacts: ArtifactStore,
+    chain: MadeUpChain,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(handlers, "MOST_WAITING", 3)
+    made_up = [f"0x{number:064x}-1" for number in range(3)]
+    for payment in made_up:
+        assert (await send(ingest, signed(payment=payment))).status_code == 202
+    one_more = await send(ingest, signed(OTHER_SOURCE, payment=f"0x{'e' * 64}-1"))
+    assert code(one_more) == (503, "try_again_later")
+    assert "too many other payments wait already" in one_more.json()["detail"]
+    assert not kept(artifacts, OTHER_SOURCE)
+    assert (await send(ingest, signed(payment=made_up[0]))).status_code == 202, "it waits already"
+    assert (await send(ingest, signed())).status_code == 201, "a payment that can be checked needs no claim"
+    # A place is free again as soon as one of them is settled.
+    chain.world.payments[made_up[0]] = facts(block_time=time.time(), canonical=False)
+    await eventually(some(connection, PaymentRefused))
+
+    async def accepted() -> bool:
+        return (await send(ingest, signed(OTHER_SOURCE, payment=f"0x{'e' * 64}-1"))).status_code == 202
+
+    await eventually(accepted)
+
+
 async def test_two_replicas_racing_on_one_payment(
     nats_url: str, connection: Bus, artifacts: ArtifactStore, chain: MadeUpChain
 ) -> None:
