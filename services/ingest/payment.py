@@ -11,6 +11,10 @@ from shared.request import parse_transfer
 
 TRANSFERS = ("Balances.transfer_keep_alive", "Balances.transfer_allow_death")
 """The calls that pay, at the top level only: what is inside of a batch, a proxy or a sudo can fail, or be another's."""
+UNKNOWN_SECONDS = 600.0
+"""How much later than the request our node's final head must be, before a block that it does not know is none: what is
+final it knows, and nobody can name a block before it is made. Clocks may differ by less than that.
+"""
 
 
 class Transfer(msgspec.Struct, frozen=True, kw_only=True):
@@ -127,7 +131,7 @@ def _transfer(
             Refusal.NOT_FOUND, f"{reference} names no transfer; a payment is <block hash>-<extrinsic index>, lower case"
         )
     _, index = named
-    moved = _block(facts, reference=reference, economy=economy, received_at_seconds=received_at_seconds) or _extrinsic(
+    moved = _block(facts, reference=reference, received_at_seconds=received_at_seconds) or _extrinsic(
         facts, index=index
     )
     if isinstance(moved, Refused | Waits):
@@ -145,20 +149,17 @@ def _transfer(
     )
 
 
-def _block(facts: Facts, *, reference: str, economy: Economy, received_at_seconds: float) -> Refused | Waits | None:
+def _block(facts: Facts, *, reference: str, received_at_seconds: float) -> Refused | Waits | None:
     """What is wrong with the block: it must be known, final and the chain's."""
     if facts.block_number is None:
         # By the chain's clock, as our node knows it: one that is behind may still find the block.
-        waited_until_seconds = facts.finalized_time_seconds
-        if (
-            waited_until_seconds is None
-            or waited_until_seconds - received_at_seconds <= economy.payment_max_age_seconds
-        ):
+        known_until_seconds = facts.finalized_time_seconds
+        if known_until_seconds is None or known_until_seconds - received_at_seconds <= UNKNOWN_SECONDS:
             return Waits(detail="the validator's node of the chain does not know the block of this payment yet")
         return _refuse(
             Refusal.NOT_FOUND,
-            f"no block of {reference} appeared on the chain within {economy.payment_max_age_seconds} s; check the "
-            "reference and the network, and send the right one",
+            f"no block of {reference} appeared on the chain within {UNKNOWN_SECONDS:.0f} s; check the reference and "
+            "the network, and send the right one",
         )
     if facts.block_number > facts.finalized_block:
         return Waits(
