@@ -5,8 +5,9 @@ a skipped test would be a failure where everything else is there.
 import pytest
 
 from tests.support.chain import ENDPOINT, ENDPOINT_VARIABLE, chain_endpoint, client
+from tests.support.chain_stage import endpoint_of_chain, nothing_on_disk, stage
 
-__all__ = ["chain_endpoint", "client"]
+__all__ = ["chain_endpoint", "client", "endpoint_of_chain", "nothing_on_disk", "stage"]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -1,15 +1,10 @@
-"""What ingest says of real payments: made on a real chain, and the same ones from a recording of it.
+"""What ingest says of real payments: made on a real chain, and the same ones from a recording of it."""
 
-Record again with TOURNAMENT_CHAIN_RECORD=1 and TOURNAMENT_CHAIN_ENDPOINT, on a chain whose finality lags behind.
-"""
-
-import os
 import re
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import bittensor
@@ -25,9 +20,9 @@ from shared.hparams import Economy
 from shared.request import parse_transfer, transfer_reference
 from tests.support import chain as real
 from tests.support.chain import COST_RAO, MINER, NETUID, RECIPIENT, VALIDATOR
-from tests.support.recorded_chain import Endpoint, Recorder, Recording, Replayer, load, save
+from tests.support.chain_stage import RECORD, Scene, Stage, asking, started
+from tests.support.recorded_chain import Endpoint, Replayer, load
 
-RECORD = os.environ.get("TOURNAMENT_CHAIN_RECORD") == "1"
 ECONOMY = Economy(netuid=NETUID, submission_cost_rao=COST_RAO, weights_interval_seconds=600)
 OTHER = real.wallet("//Charlie", "//Charlie//hot")
 """Has money and no hotkey on the subnet."""
@@ -37,6 +32,8 @@ NEVER = real.wallet("//Bob", "//Bob//never")
 """On no subnet."""
 OTHER_NETUID = 2
 MOVED = Transfer(payer=MINER.coldkey_address, recipient=RECIPIENT, amount_rao=COST_RAO)
+NOWHERE = "0x" + "11" * 32
+"""Hash of no block."""
 TOO_MUCH_RAO = 10**17
 """More than the miner has."""
 
@@ -205,7 +202,7 @@ async def inherent(client: bittensor.Client) -> str:
 
 
 async def of_no_block(client: bittensor.Client) -> str:
-    return transfer_reference("0x" + "11" * 32, 1)
+    return transfer_reference(NOWHERE, 1)
 
 
 LATE_SECONDS = ECONOMY.payment_max_age_seconds + 10.0
@@ -302,98 +299,17 @@ CASES = [
 BY_NAME = {case.name: case for case in CASES}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Scene:
-    """One case on a stage."""
-
-    asked: Asked
-    endpoint: Endpoint
-    go_on: Callable[[], Awaitable[None]]
-    """Lets happen what the case says that happens meanwhile."""
-
-
-class Stage:
-    """Where a case is played: on the real chain, through a recorder, or from its recording."""
-
-    def __init__(self, client: bittensor.Client | None) -> None:
-        self._client = client
-
-    @asynccontextmanager
-    async def play(self, case: Case, *, record: bool = RECORD) -> AsyncIterator[Scene]:
-        if self._client is None:
-            recording = load(case.name)
-            replayer = Replayer(recording.exchanges)
-            async with started(Endpoint(replayer)) as endpoint:
-                yield Scene(asked=msgspec.convert(recording.asked, Asked), endpoint=endpoint, go_on=_it_is_recorded)
-            assert replayer.unrecorded == []
-            return
-        client = self._client
+def play(stage: Stage, case: Case, *, record: bool = RECORD) -> AbstractAsyncContextManager[Scene[Asked]]:
+    async def set_up(client: bittensor.Client) -> Asked:
         reference = await case.make(client)
         now_ms = await client.query(("Timestamp", "Now"))
-        asked = Asked(
+        return Asked(
             reference=reference,
             received_at_seconds=now_ms / 1000 + case.late_seconds,
             miner_hotkey=case.hotkey,
         )
-        block_hash, _ = parse_transfer(reference) or pytest.fail("no transfer")
 
-        async def go_on() -> None:
-            if case.then is not None:
-                await case.then(client, reference)
-
-        recorder = Recorder(real.transport(client).url, unknown=(block_hash,) if case.unknown else ())
-        async with started(Endpoint(recorder)) as endpoint:
-            yield Scene(asked=asked, endpoint=endpoint, go_on=go_on)
-        if record:
-            save(case.name, Recording(asked=asked, exchanges=recorder.exchanges))
-
-
-async def _it_is_recorded() -> None:
-    return
-
-
-@asynccontextmanager
-async def started(endpoint: Endpoint) -> AsyncIterator[Endpoint]:
-    await endpoint.start()
-    try:
-        yield endpoint
-    finally:
-        await endpoint.kill()
-
-
-@pytest.fixture(params=["recorded", pytest.param("real", marks=pytest.mark.chain)])
-def endpoint_of_chain(request: pytest.FixtureRequest) -> str | None:
-    """None: there is only the recording."""
-    return None if request.param == "recorded" else str(request.getfixturevalue("chain_endpoint"))
-
-
-@pytest.fixture
-def nothing_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the SDK finds on disk it does not ask the chain for."""
-    monkeypatch.setenv("BITTENSOR_RUNTIME_CACHE_DIR", str(tmp_path / "runtime"))
-    monkeypatch.setenv("BTCLI_TOKEN_SYMBOLS_CACHE", str(tmp_path / "symbols.json"))
-
-
-@pytest.fixture
-async def stage(
-    endpoint_of_chain: str | None, nothing_on_disk: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Stage]:
-    if endpoint_of_chain is None:
-        yield Stage(None)
-        return
-    async with bittensor.Client(endpoint_of_chain) as client:
-        monkeypatch.setenv("BITTENSOR_RUNTIME_CACHE_DIR", str(tmp_path / "asked-again"))
-        monkeypatch.setenv("BTCLI_TOKEN_SYMBOLS_CACHE", str(tmp_path / "asked-again.json"))
-        yield Stage(client)
-
-
-@asynccontextmanager
-async def asking(endpoint: Endpoint) -> AsyncIterator[Chain]:
-    chain = Chain(endpoint.url)
-    try:
-        yield chain
-    finally:
-        await chain.close()
+    return stage.play(case.name, set_up, Asked, unknown=(NOWHERE,) if case.unknown else (), record=record)
 
 
 async def ask(chain: Chain, asked: Asked) -> Facts:
@@ -413,12 +329,13 @@ def verdict_on(facts: Facts, asked: Asked) -> Proven | Refused | Waits:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 async def test_verdict(case: Case, stage: Stage) -> None:
-    async with stage.play(case) as scene, asking(scene.endpoint) as chain:
+    async with play(stage, case) as scene, asking(scene.endpoint) as chain:
         asked = scene.asked
         if case.then is not None:
             waits = verdict_on(await ask(chain, asked), asked)
             assert isinstance(waits, Waits), waits
-            await scene.go_on()
+            then, reference = case.then, asked.reference
+            await scene.happens(lambda client: then(client, reference))
         facts = await ask(chain, asked)
     assert {name: getattr(facts, name) for name in case.facts} == case.facts
     verdict = verdict_on(facts, asked)
@@ -441,14 +358,14 @@ async def test_verdict(case: Case, stage: Stage) -> None:
 
 async def test_who_is_on_the_subnet_and_which_chain_it_is(stage: Stage) -> None:
     case = Case(name="hotkeys", make=real.pay, verdict=Proven)
-    async with stage.play(case) as scene, asking(scene.endpoint) as chain:
+    async with play(stage, case) as scene, asking(scene.endpoint) as chain:
         assert await adapter.uid_of(chain, miner_hotkey=MINER.hotkey_address, netuid=NETUID) == 2
         assert await adapter.uid_of(chain, miner_hotkey=NEVER.hotkey_address, netuid=NETUID) is None
         assert re.fullmatch("0x[0-9a-f]{64}", await adapter.genesis_hash(chain))
 
 
 async def test_an_endpoint_that_dies_and_returns(stage: Stage) -> None:
-    async with stage.play(BY_NAME["paid"], record=False) as scene, asking(scene.endpoint) as chain:
+    async with play(stage, BY_NAME["paid"], record=False) as scene, asking(scene.endpoint) as chain:
         before = await ask(chain, scene.asked)
         await scene.endpoint.kill()
         for _ in range(2):
@@ -461,7 +378,7 @@ async def test_an_endpoint_that_dies_and_returns(stage: Stage) -> None:
 
 
 async def test_an_endpoint_that_was_never_there_is_asked_again(stage: Stage) -> None:
-    async with stage.play(BY_NAME["paid"], record=False) as scene, asking(scene.endpoint) as chain:
+    async with play(stage, BY_NAME["paid"], record=False) as scene, asking(scene.endpoint) as chain:
         await scene.endpoint.kill()
         with pytest.raises(TransientFault, match="cannot reach the chain"):
             await ask(chain, scene.asked)

@@ -20,10 +20,8 @@ from bittensor.sp_core import Keypair
 
 from services.weights import decide, handlers
 from services.weights.chain import ChainWeigher
-from services.weights.settings import ChainSettings, open_wallet
 from shared import hparams, subjects
 from shared.bus import Bus
-from shared.chain import Chain
 from shared.clock import utc_now
 from shared.events import BurnSwitched, LeaderboardChanged, Recorded, Standing, WeightsDecided, WeightsSet
 from shared.faults import Conflict, TransientFault
@@ -32,13 +30,14 @@ from tests.support.chain import (
     NETUID,
     OWNER,
     VALIDATOR,
-    Wallet,
     finalize,
     new_block,
     sudo,
     transport,
     uid_of,
+    wallet,
 )
+from tests.support.real_weigher import keep, limit, weighing
 from tests.support.servers import NatsServer, connection, eventually, nats_server, nats_url
 
 __all__ = ["connection", "nats_server", "nats_url"]
@@ -54,35 +53,12 @@ BURN = OWNER.hotkey_address
 WEIGHTS = subjects.weights(NETUID)
 
 
-def keep(folder: Path, who: Wallet) -> ChainSettings:
-    """The wallet's files, as bittensor writes them."""
-    wallet = bittensor.Wallet("w", "h", str(folder))
-    wallet.hotkey_file.set_keypair(who.hotkey, encrypt=False, overwrite=True)
-    return ChainSettings(endpoint="", wallet_name="w", wallet_hotkey="h", wallet_path=folder)
-
-
-@contextlib.asynccontextmanager
-async def weighing(endpoint: str, folder: Path, who: Wallet = VALIDATOR) -> AsyncIterator[ChainWeigher]:
-    chain = Chain(endpoint)
-    try:
-        yield ChainWeigher(chain, open_wallet(keep(folder, who)), netuid=NETUID)
-    finally:
-        await chain.close()
-
-
 @pytest.fixture
 async def weigher(chain_endpoint: str, client: bittensor.Client, tmp_path: Path) -> AsyncIterator[ChainWeigher]:
     await limit(client, 0)
     await finalize(client)
     async with weighing(chain_endpoint, tmp_path / "wallets") as opened:
         yield opened
-
-
-async def limit(client: bittensor.Client, blocks: int) -> None:
-    if await client.query(("SubtensorModule", "WeightsSetRateLimit"), [NETUID]) != blocks:
-        await sudo(
-            client, calls.AdminUtils.sudo_set_weights_set_rate_limit(netuid=NETUID, weights_set_rate_limit=blocks)
-        )
 
 
 async def lead(connection: Bus, hotkey: str) -> None:
@@ -192,7 +168,7 @@ async def test_a_limit_that_begins_between_reading_and_setting_is_an_attempt_tha
 async def test_a_validator_that_may_not_says_why_and_sends_nothing(
     connection: Bus, chain_endpoint: str, client: bittensor.Client, tmp_path: Path, registered: bool
 ) -> None:
-    nobody = Wallet(Keypair.create_from_uri("//No"), Keypair.create_from_uri("//No//one"))
+    nobody = wallet("//No", "//No//one")
     async with weighing(chain_endpoint, tmp_path, MINER if registered else nobody) as weigher:
         height = await client.block()
         await advance(connection, weigher)
