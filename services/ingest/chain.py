@@ -12,12 +12,9 @@ from bittensor.sp_core import ss58_encode
 
 from services.ingest.payment import Facts, Transfer
 from shared import ss58
-from shared.chain import Chain
+from shared.chain import NO_ACCOUNT, Chain
 from shared.faults import TransientFault
 from shared.request import parse_transfer
-
-NO_ACCOUNT = "5C4hrfjw9DjXZTzV3MwzrrAr9P1MJhSrvWGWqi1eSuyUpnhM"
-"""32 zero bytes: what the chain answers for the owner of a hotkey that has none."""
 
 
 async def facts(chain: Chain, *, reference: str, miner_hotkey: str, netuid: int) -> Facts:

@@ -25,6 +25,8 @@ from shared.request import parse_credit
 from shared.submission import Submission, fold
 
 T = TypeVar("T")
+Check = Callable[[bytes], Awaitable[None]]
+"""Raises InvalidSubmission when a file cannot be a submission."""
 REQUEST_CHAIN_SECONDS = 4.0
 """How long a request waits for the chain before it becomes a claim."""
 QUEUE_CHAIN_SECONDS = 60.0
@@ -106,12 +108,17 @@ async def buy(
     source: bytes,
     claim: PaymentClaimed,
     *,
+    check: Check,
     received_at_seconds: float,
 ) -> Submitted | Waiting:
     """Keep the code and record that it was paid for, or that it waits for the chain. The claim's signature was checked.
     Safe to repeat, also when it is unknown how it ended before.
 
+    The file is checked last, one at a time and for seconds if it is made for that: nobody without a payment has others
+    wait for it.
+
     Raises:
+        InvalidSubmission: the file cannot be a submission. The payment stays valid.
         NotPaid: the payment does not buy this. The code was not kept.
         CannotWait: the chain does not answer, and it was refused before, or too many wait. The code was not kept.
         TransientFault: NATS or the disk does not answer. Ask again.
@@ -129,6 +136,7 @@ async def buy(
         )
         match outcome:
             case Proven():
+                await check(source)
                 paid = _paid(claim, outcome)
                 story = await _record(bus, artifacts, source, paid)
             case Refused():
@@ -137,7 +145,8 @@ async def buy(
                     await _record_refusal(bus, claim, outcome)
                     raise NotPaid(outcome)
             case Waits():
-                return await _wait(bus, artifacts, source, msgspec.structs.replace(claim, detail=outcome.detail))
+                claim = msgspec.structs.replace(claim, detail=outcome.detail)
+                return await _wait(bus, artifacts, source, claim, check=check)
     taken = decide.already_used(story, claim)
     if taken is not None:
         await _record_refusal(bus, claim, taken)
@@ -291,12 +300,13 @@ async def _record_refusal(bus: Bus, claim: PaymentClaimed, refused: Refused, *, 
     await bus.transact(subjects.claim(claim.claim_id), lambda story: decide.refuse(story, claim, refused), cause=cause)
 
 
-async def _wait(bus: Bus, artifacts: ArtifactStore, source: bytes, claim: PaymentClaimed) -> Waiting:
+async def _wait(bus: Bus, artifacts: ArtifactStore, source: bytes, claim: PaymentClaimed, *, check: Check) -> Waiting:
     aggregate = subjects.claim(claim.claim_id)
     story = await bus.load(aggregate)
     _expect_no_refusal(story, claim)
     if not story and await bus.unfinished(streams.CHECK_CLAIMS) >= MOST_WAITING:
         raise CannotWait(f"{claim.detail}, and too many other payments wait already")
+    await check(source)
     await asyncio.to_thread(artifacts.put, source)
     story = await bus.transact(aggregate, lambda known: decide.wait(known, claim))
     _expect_no_refusal(story, claim)

@@ -242,16 +242,17 @@ async def _until_stored(
     attempt = 0
     while True:
         try:
-            await ingest.check(received.source)
-            bus = await asyncio.shield(ingest.bus)
             if ingest.till is None or claim is None:
+                await ingest.check(received.source)
+                bus = await asyncio.shield(ingest.bus)
                 return await handlers.submit(bus, ingest.artifacts, received.source, miner_hotkey=received.miner_hotkey)
             return await handlers.buy(
-                bus,
+                await asyncio.shield(ingest.bus),
                 ingest.artifacts,
                 ingest.till,
                 received.source,
                 claim,
+                check=ingest.check,
                 received_at_seconds=received_at_seconds,
             )
         except TransientFault as fault:

@@ -129,6 +129,10 @@ def signed(
     )
 
 
+async def no_check(source: bytes) -> None:
+    """Every file will do."""
+
+
 def claimed(source: bytes, *, payment: str = TRANSFER) -> PaymentClaimed:
     """What a signed request asks for."""
     fields = signed(source, payment=payment)["data"]
@@ -276,8 +280,17 @@ async def test_other_code_and_other_hotkeys_cannot_have_a_payment_that_was_used(
 
 async def test_an_invalid_file_uses_up_no_payment(ingest: httpx.AsyncClient, chain: MadeUpChain) -> None:
     assert code(await send(ingest, signed(b"x = 1"))) == (422, "invalid_submission")
-    assert chain.asked == 0
+    chain.world.away = True
+    assert code(await send(ingest, signed(b"x = 1"))) == (422, "invalid_submission")
+    chain.world.away = False
     assert (await send(ingest, signed())).status_code == 201
+
+
+async def test_who_has_not_paid_keeps_nobody_waiting_for_the_check_of_a_file(ingest: httpx.AsyncClient) -> None:
+    """Files can be made that take seconds, and are checked one after the other."""
+    assert code(await send(ingest, signed(b"x = 1", by=STRANGER))) == (402, "payment_wrong_payer")
+    unknown = signed(b"x = 1", by=STRANGER, payment=f"0x{'e' * 64}-1")
+    assert code(await send(ingest, unknown)) == (402, "hotkey_not_registered")
 
 
 ALTERED: list[tuple[str, dict[str, Any], tuple[int, str]]] = [
@@ -512,12 +525,16 @@ async def test_what_was_proven_while_the_chain_was_asked_is_not_refused(
 
     till = dataclasses.replace(shop(chain), facts=overtaken)
     if mine:
-        outcome = await handlers.buy(connection, artifacts, till, SOURCE, claim, received_at_seconds=time.time())
+        outcome = await handlers.buy(
+            connection, artifacts, till, SOURCE, claim, check=no_check, received_at_seconds=time.time()
+        )
         assert isinstance(outcome, handlers.Submitted)
         assert outcome.created is False
     else:
         with pytest.raises(handlers.NotPaid, match="has paid for other code"):
-            await handlers.buy(connection, artifacts, till, SOURCE, claim, received_at_seconds=time.time())
+            await handlers.buy(
+                connection, artifacts, till, SOURCE, claim, check=no_check, received_at_seconds=time.time()
+            )
     assert await kinds(connection) == ["SubmissionPaid"]
 
 
@@ -543,7 +560,9 @@ async def test_a_claim_yields_to_a_request_that_was_proven_first(
 ) -> None:
     late, till = claimed(OTHER_SOURCE), shop(chain)
     waiting = await connection.append(late, aggregate=subjects.claim(late.claim_id), expected=0)
-    await handlers.buy(connection, artifacts, till, SOURCE, claimed(SOURCE), received_at_seconds=time.time())
+    await handlers.buy(
+        connection, artifacts, till, SOURCE, claimed(SOURCE), check=no_check, received_at_seconds=time.time()
+    )
     for delivery in (1, 2):
         await handlers.check_claim(connection, till, waiting, delivery)
         (refused,) = await events(connection, PaymentRefused)
