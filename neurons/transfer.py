@@ -14,7 +14,7 @@ from bittensor._transport.contract import SignedExtrinsic
 
 from neurons import payment
 from neurons.payment import Found, NotPaid, Paid, Sighting, Transfer
-from shared.chain import Chain
+from shared.chain import NO_ACCOUNT, Chain
 from shared.faults import TransientFault
 
 LOOK_EVERY_SECONDS = 2.0
@@ -27,7 +27,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
 
     genesis_hash: str
     owner: str | None
-    """Coldkey that owns the hotkey."""
+    """Coldkey that owns the hotkey; None when the chain has never seen it."""
     uid: int | None
     """Of the hotkey on the subnet."""
     free_rao: int
@@ -52,9 +52,10 @@ async def standing(
         data = account["data"]
         call = await _call(chain_access, recipient, amount_rao)
         uid = await chain_access.query("SubtensorModule", "Uids", [netuid, miner_hotkey])
+        owner = str(await chain_access.query("SubtensorModule", "Owner", [miner_hotkey]))
         return Standing(
             genesis_hash=await chain_access._read(lambda raw: raw.genesis_hash()),
-            owner=await chain_access.query("SubtensorModule", "Owner", [miner_hotkey]),
+            owner=None if owner == NO_ACCOUNT else owner,
             uid=None if uid is None else int(uid),
             free_rao=max(0, int(data["free"]) - max(int(data["frozen"]), least)),
             fee_rao=int((await chain_access.estimate_fee(call, coldkey)).rao),

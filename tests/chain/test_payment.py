@@ -386,6 +386,15 @@ async def test_an_endpoint_that_was_never_there_is_asked_again(stage: Stage) -> 
         assert isinstance(verdict_on(await ask(chain, scene.asked), scene.asked), Proven)
 
 
+async def test_a_node_that_hangs_up_in_good_order_is_asked_again(nothing_on_disk: None) -> None:
+    async with started(Endpoint(Replayer(load("paid").exchanges))) as endpoint, asking(endpoint) as chain:
+        endpoint.hangs_up_at = "chain_getFinalizedHead"
+        with pytest.raises(TransientFault):
+            await chain.ask(lambda client: client.finalized_block(), timeout_seconds=0.5)
+        endpoint.hangs_up_at = None
+        assert await chain.ask(lambda client: client.finalized_block()) > 0
+
+
 @asynccontextmanager
 async def node_that_says(
     answers: Callable[[str, Any], dict[str, Any] | None], *, case: str = "paid"

@@ -53,6 +53,8 @@ class Endpoint:
         self._port = 0
         self.dies_at: str | None = None
         """The method at which it goes away: it does what was asked, and does not answer."""
+        self.hangs_up_at: str | None = None
+        """The method at which it ends the connection in good order, instead of answering."""
         self._death: asyncio.Task[None] | None = None
 
     @property
@@ -81,6 +83,8 @@ class Endpoint:
             async for text in connection:
                 request = msgspec.json.decode(text)
                 answer = await self._answer(request["method"], request.get("params", []))
+                if request["method"] == self.hangs_up_at:
+                    return
                 if request["method"] == self.dies_at:
                     connection.transport.abort()
                     self._death = asyncio.create_task(self.kill())
