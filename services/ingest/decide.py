@@ -2,6 +2,8 @@
 no I/O.
 """
 
+import msgspec
+
 from services.ingest.payment import Proven, Refused
 from shared import request as signed
 from shared.events import (
@@ -134,6 +136,14 @@ def refuse(story: list[Recorded], claimed: PaymentClaimed, refused: Refused) -> 
             amount_rao=refused.amount_rao,
         )
     ]
+
+
+def lost(claimed: PaymentClaimed) -> PaymentClaimed:
+    """Under what money is recorded that arrived for nothing, and was never claimed: once for each payment and hotkey.
+    With each other file somebody could write into the stream again, as often as he likes.
+    """
+    claim_id = signed.claim_id(claimed.payment_reference, miner_hotkey=claimed.miner_hotkey, code_sha256="")
+    return msgspec.structs.replace(claimed, claim_id=claim_id)
 
 
 def credit_refused(story: list[Recorded], claimed: PaymentClaimed) -> Refused | None:

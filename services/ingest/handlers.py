@@ -297,7 +297,8 @@ async def _record(bus: Bus, artifacts: ArtifactStore, source: bytes, paid: Submi
 
 async def _record_refusal(bus: Bus, claim: PaymentClaimed, refused: Refused, *, cause: Recorded | None = None) -> None:
     logger().info("not paid", claim=claim.claim_id, refusal=refused.refusal, detail=refused.detail)
-    await bus.transact(subjects.claim(claim.claim_id), lambda story: decide.refuse(story, claim, refused), cause=cause)
+    named = claim if await bus.load(subjects.claim(claim.claim_id)) else decide.lost(claim)
+    await bus.transact(subjects.claim(named.claim_id), lambda story: decide.refuse(story, named, refused), cause=cause)
 
 
 async def _wait(bus: Bus, artifacts: ArtifactStore, source: bytes, claim: PaymentClaimed, *, check: Check) -> Waiting:

@@ -258,6 +258,17 @@ async def test_what_buys_nothing_is_refused_and_recorded_only_where_money_was_lo
     assert not kept(artifacts, SOURCE)
 
 
+async def test_money_that_was_lost_is_recorded_once_whatever_files_are_sent_with_it(
+    ingest: httpx.AsyncClient, connection: Bus, chain: MadeUpChain
+) -> None:
+    """The stream never forgets: for one transfer of one RAO, anybody could fill it for ever."""
+    chain.world.payments[TRANSFER] = facts(block_time=NOW, amount=1)
+    for number in range(5):
+        assert code(await send(ingest, signed(SOURCE + b"#%d" % number))) == (402, "payment_too_small")
+    (refused,) = await events(connection, PaymentRefused)
+    assert refused.code_sha256 == hashlib.sha256(SOURCE + b"#0").hexdigest()
+
+
 async def test_a_hotkey_that_registers_later_can_use_its_payment(
     ingest: httpx.AsyncClient, connection: Bus, chain: MadeUpChain
 ) -> None:

@@ -172,6 +172,13 @@ def test_a_refusal_is_recorded_where_somebody_lost_something(
         assert decide.refuse(story(*given, event), CLAIM, outcome) == []
 
 
+def test_money_that_was_never_claimed_is_recorded_under_its_hotkey_alone() -> None:
+    names = {decide.lost(claim()).claim_id, decide.lost(claim(code="e" * 64)).claim_id}
+    assert len(names) == 1
+    names |= {decide.lost(claim(hotkey=BOB)).claim_id, decide.lost(claim(reference=CREDIT)).claim_id, claim().claim_id}
+    assert len(names) == 4
+
+
 def test_waiting_makes_no_payment_too_old() -> None:
     now = BEGIN.timestamp() + 1000.0
     claimed_at = (BEGIN + timedelta(seconds=1)).timestamp()  # the first of a story
