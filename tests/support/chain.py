@@ -3,8 +3,9 @@ miner. Any number of tests, and of test runs, can share one chain: each leaves i
 the node itself for a block that it does not know: a development node takes such a hash for its genesis from then on,
 and every signature after that is wrong. `recorded_chain.Recorder` answers for it.
 
-Without TOURNAMENT_CHAIN_ENDPOINT these tests are left out. Blocks, forks and permits are made with the `dev_` methods
-that development nodes have.
+It makes blocks by itself, one a second or so, because services wait for finality, which may lag; a chain without lag
+skips what only lag can show. Blocks, forks and permits are made with the `dev_` methods that development nodes have.
+Without TOURNAMENT_CHAIN_ENDPOINT these tests are left out.
 """
 
 import asyncio
