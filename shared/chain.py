@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import bittensor
-from bittensor._transport.errors import SubstrateRequestException
+from bittensor._transport.errors import StateDiscardedError, SubstrateRequestException
 
 from shared.faults import TransientFault
 from shared.logs import logger
@@ -47,7 +47,9 @@ class Chain:
             async with asyncio.timeout(timeout_seconds):
                 return await question(client)
         except CHAIN_FAULTS as error:
-            await self._leave(client)
+            # That a block is forgotten is an answer: whoever names such a block must not end the questions of others.
+            if not isinstance(error.__cause__ or error, StateDiscardedError):
+                await self._leave(client)
             raise TransientFault(f"the chain at {self.endpoint} did not answer: {_said(error)}") from error
 
     async def close(self) -> None:
