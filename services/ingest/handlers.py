@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 import msgspec
 
 from services.ingest import decide
-from services.ingest.payment import Facts, Proven, Refused, Waits, judge
+from services.ingest.payment import Facts, Proven, Refused, Waits, judge, not_registered
 from shared import streams, subjects
 from shared.artifacts import ArtifactStore
 from shared.bus import Bus, retry_seconds
@@ -255,7 +255,9 @@ async def _judge(
             patience_seconds=patience_seconds,
         )
         if isinstance(facts, Waits):
-            return facts
+            # The node may have forgotten this block only. Then a claim would wait for good, and anybody could name one.
+            uid = await _asked(_uid(till, claim), patience_seconds=patience_seconds / 2)
+            return facts if uid is not None else not_registered(claim.miner_hotkey, economy=till.economy, paid=None)
         return judge(
             facts,
             reference=claim.payment_reference,
@@ -267,10 +269,12 @@ async def _judge(
     refused = decide.credit_refused(await bus.load(subjects.credit(credit_id)), claim)
     if refused is not None:
         return refused
-    uid = await _asked(
-        till.uid_of(miner_hotkey=claim.miner_hotkey, netuid=till.economy.netuid), patience_seconds=patience_seconds
-    )
+    uid = await _asked(_uid(till, claim), patience_seconds=patience_seconds)
     return uid if isinstance(uid, Waits) else decide.spend(claim, uid=uid)
+
+
+def _uid(till: Till, claim: PaymentClaimed) -> Awaitable[int | None]:
+    return till.uid_of(miner_hotkey=claim.miner_hotkey, netuid=till.economy.netuid)
 
 
 async def _asked(question: Awaitable[T], *, patience_seconds: float) -> T | Waits:

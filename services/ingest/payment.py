@@ -103,17 +103,22 @@ def judge(
     if isinstance(verdict, Refused):
         return verdict
     if facts.uid is None:
-        return Refused(
-            refusal=Refusal.HOTKEY_NOT_REGISTERED,
-            detail=f"hotkey {miner_hotkey} is not registered on subnet {economy.netuid}; register it and send the same "
-            "again: the payment stays valid until it is too old",
-            payer=verdict.payer if isinstance(verdict, Payment) else None,
-            amount_rao=verdict.amount_rao if isinstance(verdict, Payment) else None,
-            received=isinstance(verdict, Payment),
-        )
+        return not_registered(miner_hotkey, economy=economy, paid=verdict if isinstance(verdict, Payment) else None)
     if isinstance(verdict, Waits):
         return verdict
     return Proven(payment=verdict, uid=facts.uid, overpaid_rao=verdict.amount_rao - economy.submission_cost_rao)
+
+
+def not_registered(miner_hotkey: str, *, economy: Economy, paid: Payment | None) -> Refused:
+    """The refusal of a hotkey that is not on the subnet. `paid`: as far as that is known."""
+    return Refused(
+        refusal=Refusal.HOTKEY_NOT_REGISTERED,
+        detail=f"hotkey {miner_hotkey} is not registered on subnet {economy.netuid}; register it and send the same "
+        "again: the payment stays valid until it is too old",
+        payer=None if paid is None else paid.payer,
+        amount_rao=None if paid is None else paid.amount_rao,
+        received=paid is not None,
+    )
 
 
 def _transfer(

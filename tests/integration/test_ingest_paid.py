@@ -596,6 +596,16 @@ async def test_any_number_of_claims_that_wait_does_not_keep_another_from_its_fir
     assert await events(connection, PaymentRefused) == []
 
 
+async def test_a_block_that_the_node_has_forgotten_lets_no_stranger_wait(
+    ingest: httpx.AsyncClient, connection: Bus, chain: MadeUpChain
+) -> None:
+    """He would wait for good, in the place of somebody who has paid."""
+    chain.forgets = True
+    assert code(await send(ingest, signed(by=STRANGER))) == (402, "hotkey_not_registered")
+    assert await kinds(connection) == []
+    assert (await send(ingest, signed())).status_code == 202
+
+
 async def test_a_flood_of_claims_is_bounded_and_keeps_no_payment_out(
     ingest: httpx.AsyncClient,
     connection: Bus,

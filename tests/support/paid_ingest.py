@@ -79,10 +79,14 @@ class MadeUpChain:
 
     world: World = field(default_factory=World)
     hangs: bool = False
+    forgets: bool = False
+    """It has discarded the state of the blocks in which was paid."""
     asked: int = 0
 
     async def facts(self, *, reference: str, miner_hotkey: str, netuid: int) -> Facts:
         await self._answer(netuid)
+        if self.forgets:
+            raise TransientFault("state discarded")
         return state(self.world, reference=reference, miner_hotkey=miner_hotkey)
 
     async def uid_of(self, *, miner_hotkey: str, netuid: int) -> int | None:
