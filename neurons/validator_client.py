@@ -276,10 +276,10 @@ def patiently(ask: Callable[[], T], *, timeout_seconds: float, report: Callable[
 
 
 def sign(
-    info_netuid: int, recipient: str, *, miner_hotkey: str, code_sha256: str, reference: str, key: Any
+    netuid: int, recipient: str, *, miner_hotkey: str, code_sha256: str, reference: str, key: Any
 ) -> SignedRequest:
     """The request, signed now with the hotkey."""
-    unsigned = SignedRequest(recipient=recipient, netuid=info_netuid, signed_at_seconds=int(time.time()), signature="")
+    unsigned = SignedRequest(recipient=recipient, netuid=netuid, signed_at_seconds=int(time.time()), signature="")
     signature = key.sign(
         request.message(unsigned, miner_hotkey=miner_hotkey, code_sha256=code_sha256, payment_reference=reference)
     )
