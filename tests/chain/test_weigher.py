@@ -26,6 +26,7 @@ LIMIT_BLOCKS = 50
 
 async def to_owner(client: bittensor.Client) -> None:
     """Everything is the owner's, and the next weights may follow at once."""
+    await real.permit(client)
     await limit(client, 0)
     call = calls.SubtensorModule.set_weights(netuid=NETUID, dests=[0], weights=[FULL_WEIGHT], version_key=0)
     await real.do(client, call, VALIDATOR, signer="hotkey")

@@ -105,6 +105,7 @@ async def bootstrap(endpoint: str) -> None:
         for who in (VALIDATOR, MINER):
             await register(client, who)
         await permit(client)
+        await finalize(client)
 
 
 async def register(client: bittensor.Client, who: Wallet) -> int:
@@ -124,7 +125,7 @@ async def uid_of(client: bittensor.Client, who: Wallet) -> int | None:
 
 
 async def permit(client: bittensor.Client) -> None:
-    """Let the validator set weights for others."""
+    """Let the validator set weights for others, until the subnet's next epoch: nobody has staked anything."""
     uid = await uid_of(client, VALIDATOR)
     permits = await client.query(("SubtensorModule", "ValidatorPermit"), [NETUID])
     if not permits[uid]:
