@@ -284,6 +284,7 @@ async def test_an_endpoint_that_dies_and_returns(
     connection: Bus, chain_endpoint: str, client: bittensor.Client, tmp_path: Path
 ) -> None:
     await limit(client, 0)
+    await finalize(client)
     await lead(connection, MINER.hotkey_address)
     relay = Relay(chain_endpoint)
     await relay.start()
@@ -336,6 +337,7 @@ async def test_kill_9_between_set_weights_and_weights_set_and_nothing_is_set_twi
 ) -> None:
     """The stream is taken away once the attempt is in it, so that the service hears the chain and cannot say so."""
     await limit(client, 0)
+    await finalize(client)
     path = tmp_path / "hparams.json"
     path.write_bytes(DAY.encode())
     await lead(connection, MINER.hotkey_address)
@@ -357,6 +359,7 @@ async def test_kill_9_between_set_weights_and_weights_set_and_nothing_is_set_twi
     stored = [recorded.event for recorded in await connection.load(WEIGHTS)]
     assert [type(event) for event in stored] == [WeightsDecided]
     at = await last_update(client)
+    await finalize(client)
 
     async def reported() -> Recorded | None:
         last = await connection.last(WEIGHTS)
