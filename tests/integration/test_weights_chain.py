@@ -1,5 +1,5 @@
 """The weights service on a real NATS server and a chain in memory: every interval, whatever dies or is away. The same
-on a real chain is in tests/chain/test_weights.py.
+on a real chain is in tests/chain/test_chain_weights.py.
 """
 
 import asyncio

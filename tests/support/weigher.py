@@ -1,4 +1,4 @@
-"""A chain for weights in memory, that does what the real one was seen to do: see tests/chain/test_weights.py."""
+"""A chain for weights in memory, that does what the real one was seen to do: see tests/chain/test_chain_weights.py."""
 
 import asyncio
 from collections.abc import Callable, Sequence
