@@ -185,19 +185,14 @@ def step(
     uid = None if wanted.hotkey is None else chain.uids[wanted.hotkey]
     if wanted.hotkey is None or uid is None or (obstacle := _obstacle(chain, uid, economy.netuid)) is not None:
         why = wanted.why_not if wanted.hotkey is None else obstacle
-        return WeightsSet(
-            netuid=economy.netuid,
-            interval=interval,
-            interval_seconds=length,
-            reason=wanted.reason,
-            hotkey=wanted.hotkey,
+        return _not_sent(
+            wanted,
             uid=uid,
-            weight=0.0,
-            leader_submission_id=wanted.leader_submission_id,
-            outcome="not_sent",
-            detail=f"{why}; nothing was sent",
+            interval=interval,
             attempt=attempt,
+            economy=economy,
             validator_hotkey=chain.validator_hotkey,
+            detail=f"{why}; nothing was sent",
         )
     since = chain.block - chain.last_update
     if chain.last_update > 0 and since < chain.rate_limit_blocks:
@@ -246,26 +241,19 @@ def given_up(
     why: str,
 ) -> WeightsSet | None:
     """The interval ended before anything could be sent. None when it is settled, or an attempt is still out."""
-    length = economy.weights_interval_seconds
     if isinstance(last, WeightsDecided):
         return None
-    attempt = _next_attempt(last, begin_seconds=interval * length)
+    attempt = _next_attempt(last, begin_seconds=interval * economy.weights_interval_seconds)
     if attempt is None:
         return None
-    wanted = target(leaderboard, burn, burn_hotkey, None)
-    return WeightsSet(
-        netuid=economy.netuid,
-        interval=interval,
-        interval_seconds=length,
-        reason=wanted.reason,
-        hotkey=wanted.hotkey,
+    return _not_sent(
+        target(leaderboard, burn, burn_hotkey, None),
         uid=None,
-        weight=0.0,
-        leader_submission_id=wanted.leader_submission_id,
-        outcome="not_sent",
-        detail=f"the interval ended: {why}",
+        interval=interval,
         attempt=attempt,
+        economy=economy,
         validator_hotkey=validator_hotkey,
+        detail=f"the interval ended: {why}",
     )
 
 
@@ -319,6 +307,32 @@ def _reported(
         validator_hotkey=validator_hotkey,
         block_number=answer.block_number,
         extrinsic=answer.extrinsic,
+    )
+
+
+def _not_sent(
+    wanted: Target,
+    *,
+    uid: int | None,
+    interval: int,
+    attempt: int,
+    economy: Economy,
+    validator_hotkey: str,
+    detail: str,
+) -> WeightsSet:
+    return WeightsSet(
+        netuid=economy.netuid,
+        interval=interval,
+        interval_seconds=economy.weights_interval_seconds,
+        reason=wanted.reason,
+        hotkey=wanted.hotkey,
+        uid=uid,
+        weight=0.0,
+        leader_submission_id=wanted.leader_submission_id,
+        outcome="not_sent",
+        detail=detail,
+        attempt=attempt,
+        validator_hotkey=validator_hotkey,
     )
 
 
