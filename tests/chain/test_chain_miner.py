@@ -23,8 +23,9 @@ from shared import hparams
 from shared.artifacts import ArtifactStore
 from shared.bus import Bus
 from shared.events import SubmissionPaid
-from tests.support.chain import COST_RAO, MINER, VALIDATOR, Wallet, do, new_block
+from tests.support.chain import COST_RAO, MINER, VALIDATOR, Wallet, do, keep_wallet, new_block
 from tests.support.imitation import Asked, Imitation, imitation
+from tests.support.ingest_process import ingest_running
 from tests.support.killed_miner import POINTS
 from tests.support.servers import artifacts, connection, eventually, nats_server, nats_url
 
@@ -105,15 +106,6 @@ class World:
         return list((self.folder / "state").rglob("*.json"))
 
 
-def keep(folder: Path, who: Wallet) -> tuple[str, ...]:
-    """Write the wallet as bittensor keeps it, without a password; the flags that name it."""
-    wallet = bittensor.Wallet("miner", "hot", str(folder))
-    wallet.coldkey_file.set_keypair(who.coldkey, encrypt=False)
-    wallet.coldkeypub_file.set_keypair(who.coldkey, encrypt=False)
-    wallet.hotkey_file.set_keypair(who.hotkey, encrypt=False)
-    return ("--wallet.name", "miner", "--wallet.hotkey", "hot", "--wallet.path", str(folder))
-
-
 def finished(asked: Asked) -> tuple[int, Any]:
     submission_id = asked.path.rpartition("/")[2]
     return 200, {
@@ -148,33 +140,21 @@ async def world(
     tmp_path: Path,
 ) -> AsyncIterator[World]:
     recipient = str(Keypair.create_from_uri(f"//{secrets.token_hex(8)}").ss58_address)
-    port, log = free_port(), tmp_path / "ingest.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "services.ingest.main"],
-            cwd=PROJECT,
-            env={
-                "PATH": os.environ["PATH"],
-                "TOURNAMENT_NATS_URL": nats_url,
-                "TOURNAMENT_ARTIFACTS_DIR": str(artifacts.root),
-                "TOURNAMENT_HPARAMS": str(DEMO),
-                "TOURNAMENT_API_URL": api.url,
-                "TOURNAMENT_INGEST_PORT": str(port),
-                "TOURNAMENT_CHAIN_ENDPOINT": chain_endpoint,
-                "TOURNAMENT_PAYMENT_RECIPIENT": recipient,
-            },
-            stderr=output,
-        )
-    url = f"http://127.0.0.1:{port}"
+    log = tmp_path / "ingest.log"
+    settings = {
+        "TOURNAMENT_API_URL": api.url,
+        "TOURNAMENT_CHAIN_ENDPOINT": chain_endpoint,
+        "TOURNAMENT_PAYMENT_RECIPIENT": recipient,
+    }
 
-    async def ready() -> bool | None:
-        assert process.poll() is None, log.read_text()
-        try:
-            return httpx.get(f"{url}/info").json()["genesis_hash"] is not None or None
-        except httpx.TransportError:
-            return None
+    with ingest_running(nats_url, artifacts, log, **settings) as url:
 
-    try:
+        async def ready() -> bool | None:
+            try:
+                return httpx.get(f"{url}/info").json()["genesis_hash"] is not None or None
+            except httpx.TransportError:
+                return None
+
         await eventually(ready, seconds=60.0)
         yield World(
             client=client,
@@ -184,14 +164,9 @@ async def world(
             miner=MINER,
             validator_url=url,
             api=api,
-            flags=keep(tmp_path / "wallets", MINER),
+            flags=keep_wallet(tmp_path / "wallets", "miner", MINER),
             log=log,
         )
-        process.terminate()
-        assert process.wait(30.0) == 0
-    finally:
-        process.kill()
-        process.wait()
 
 
 async def submissions(bus: Bus) -> list[SubmissionPaid]:
@@ -267,7 +242,7 @@ async def test_without_enough_money_nothing_moves(world: World) -> None:
 
 async def test_an_unregistered_hotkey_is_told_before_it_pays(world: World) -> None:
     stranger = Wallet(world.miner.coldkey, Keypair.create_from_uri(f"//{secrets.token_hex(8)}"))
-    world.flags = keep(world.folder / "strange", stranger)
+    world.flags = keep_wallet(world.folder / "strange", "miner", stranger)
     code, answer, _ = await world.run(*world.paying())
     assert code == 2
     assert "is not registered on subnet 3" in answer["error"]

@@ -15,7 +15,7 @@ import pytest
 from bittensor.sp_core import Keypair
 
 from deploy.local.program import LOOPBACK, free_port
-from tests.support.chain import COST_RAO, NETUID, RECIPIENT, VALIDATOR, Wallet, do, register, uid_of
+from tests.support.chain import COST_RAO, NETUID, RECIPIENT, VALIDATOR, Wallet, do, keep_wallet, register, uid_of
 from tests.support.docker import sandbox_image
 from tests.support.local import PROJECT, started
 from tests.support.tiny import BASIC, SINGLE
@@ -26,15 +26,6 @@ pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.servers]
 T = TypeVar("T")
 DEADLINE_SECONDS = 180.0
 FUNDS_RAO = 1000 * 10**9
-
-
-def keep(folder: Path, name: str, who: Wallet) -> tuple[str, ...]:
-    """Write a wallet as bittensor keeps it; the flags that name it."""
-    wallet = bittensor.Wallet(name, "hot", str(folder))
-    wallet.coldkey_file.set_keypair(who.coldkey, encrypt=False)
-    wallet.coldkeypub_file.set_keypair(who.coldkey, encrypt=False)
-    wallet.hotkey_file.set_keypair(who.hotkey, encrypt=False)
-    return ("--wallet.name", name, "--wallet.hotkey", "hot", "--wallet.path", str(folder))
 
 
 def until(look: Callable[[], T | None]) -> T:
@@ -61,7 +52,7 @@ async def test_a_paid_submission_from_an_empty_wallet_to_weights_on_the_chain(
     seed = secrets.token_hex(8)
     miner = Wallet(Keypair.create_from_uri(f"//{seed}"), Keypair.create_from_uri(f"//{seed}//hot"))
     wallets = tmp_path / "wallets"
-    validator_flags, miner_flags = keep(wallets, "validator", VALIDATOR), keep(wallets, "miner", miner)
+    validator_flags, miner_flags = keep_wallet(wallets, "validator", VALIDATOR), keep_wallet(wallets, "miner", miner)
     hparams, train = tmp_path / "hparams.json", tmp_path / "train.py"
     hparams.write_bytes(SINGLE.encode())
     train.write_text(BASIC)

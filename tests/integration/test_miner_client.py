@@ -2,23 +2,20 @@
 
 import contextlib
 import functools
-import os
-import subprocess
-import sys
 from asyncio import to_thread
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from deploy.local.program import free_port
 from neurons.validator_client import Away, Refused, Validator
 from shared import hparams, request
 from shared.artifacts import ArtifactStore
 from shared.events import LeaderboardChanged, Payment, Standing
-from tests.support.read_model import HPARAMS, PROJECT, Api, publish, reached, serving, submission_id
+from tests.support.ingest_process import ingest_running
+from tests.support.read_model import HPARAMS, Api, publish, reached, serving, submission_id
 from tests.support.servers import eventually
 from tests.support.stories import ALICE, BOB, CODE, TRANSFER, claimed, credited, finished, paid, refused, story
 
@@ -35,33 +32,6 @@ async def api(nats_url: str, postgres_url: str, tmp_path: Path) -> AsyncIterator
     with serving(Api(nats_url=nats_url, postgres_url=postgres_url, log=tmp_path / "api.log")) as started:
         await started.until(status="ok")
         yield started
-
-
-@contextlib.contextmanager
-def ingest(nats_url: str, artifacts: ArtifactStore, api_url: str, log: Path) -> Iterator[str]:
-    """The service without a chain; its address."""
-    port = free_port()
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "services.ingest.main"],
-            cwd=PROJECT,
-            env={
-                "PATH": os.environ["PATH"],
-                "TOURNAMENT_NATS_URL": nats_url,
-                "TOURNAMENT_ARTIFACTS_DIR": str(artifacts.root),
-                "TOURNAMENT_HPARAMS": str(HPARAMS),
-                "TOURNAMENT_API_URL": api_url,
-                "TOURNAMENT_INGEST_PORT": str(port),
-            },
-            stderr=output,
-        )
-    try:
-        yield f"http://127.0.0.1:{port}"
-        process.terminate()
-        assert process.wait(30.0) == 0, log.read_text()
-    finally:
-        process.kill()
-        process.wait()
 
 
 async def test_the_read_side(api: Api) -> None:
@@ -115,7 +85,9 @@ async def test_the_read_side(api: Api) -> None:
 
 async def test_the_submitting_side(nats_url: str, artifacts: ArtifactStore, tmp_path: Path) -> None:
     with (
-        ingest(nats_url, artifacts, "https://tournament.example/", tmp_path / "ingest.log") as url,
+        ingest_running(
+            nats_url, artifacts, tmp_path / "ingest.log", TOURNAMENT_API_URL="https://tournament.example/"
+        ) as url,
         Validator(url) as validator,
     ):
 

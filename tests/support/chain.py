@@ -12,6 +12,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import bittensor
@@ -56,6 +57,15 @@ class Wallet:
 def wallet(coldkey: str, hotkey: str) -> Wallet:
     """From two derivation paths, such as //Bob and //Bob//hot."""
     return Wallet(Keypair.create_from_uri(coldkey), Keypair.create_from_uri(hotkey))
+
+
+def keep_wallet(folder: Path, name: str, who: Wallet) -> tuple[str, ...]:
+    """Write a wallet as bittensor keeps it, without a password; the flags that name it."""
+    kept = bittensor.Wallet(name, "hot", str(folder))
+    kept.coldkey_file.set_keypair(who.coldkey, encrypt=False)
+    kept.coldkeypub_file.set_keypair(who.coldkey, encrypt=False)
+    kept.hotkey_file.set_keypair(who.hotkey, encrypt=False)
+    return ("--wallet.name", name, "--wallet.hotkey", "hot", "--wallet.path", str(folder))
 
 
 VALIDATOR = wallet("//Alice", "//Alice//hot")

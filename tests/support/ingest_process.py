@@ -1,11 +1,11 @@
-"""The ingest service as a program that takes payments, and what it wrote."""
+"""The ingest service as a program, as it is or with a chain that a test makes up, and what it wrote."""
 
 import asyncio
 import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -38,6 +38,33 @@ def some(connection: Bus, kind: type[T], count: int = 1) -> Callable[[], Awaitab
         return all_of_them if len(all_of_them) >= count else None
 
     return found
+
+
+@contextlib.contextmanager
+def ingest_running(nats_url: str, artifacts: ArtifactStore, log: Path, **settings: str) -> Iterator[str]:
+    """The service as it is, under the demo's hparams; its address. It ends in order when it is told to."""
+    port = free_port()
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "services.ingest.main"],
+            cwd=PROJECT,
+            env={
+                "PATH": os.environ["PATH"],
+                "TOURNAMENT_NATS_URL": nats_url,
+                "TOURNAMENT_ARTIFACTS_DIR": str(artifacts.root),
+                "TOURNAMENT_HPARAMS": str(DEMO),
+                "TOURNAMENT_INGEST_PORT": str(port),
+                **settings,
+            },
+            stderr=output,
+        )
+    try:
+        yield f"http://127.0.0.1:{port}"
+        process.terminate()
+        assert process.wait(30.0) == 0, log.read_text()
+    finally:
+        process.kill()
+        process.wait()
 
 
 class Process:
